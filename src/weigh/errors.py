@@ -1,0 +1,84 @@
+"""What can go wrong, as a caller would tell it apart.
+
+    WeighError
+    +- BadInput            what was asked or given is wrong (exit code 2)
+    |  +- BadFile          a model file or config is damaged or not what it claims (path, offset)
+    |  +- UnknownName      no such model, device, task or quantization (close names attached)
+    |  +- NotSupported     a true model or setting that weigh does not handle yet
+    +- EngineError         the engine failed (exit code 3)
+       +- EngineMissing    no engine is installed
+       +- EngineCrashed    the child process died or would not load the model
+       +- EngineTimeout    it did not answer in time
+       +- OutOfMemory      it hit the memory limit set on it
+       +- NoSpace          the disk is too small for what has to be written
+
+"It does not fit" and "unknown" are answers, not errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class WeighError(Exception):
+    """Root of all errors weigh raises on purpose. `hint` says what to try, without naming a face."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class BadInput(WeighError):
+    """What was asked or given is wrong."""
+
+
+class BadFile(BadInput):
+    """A file is damaged or not what it claims to be."""
+
+    def __init__(
+        self, path: Path | str, problem: str, *, offset: int | None = None, hint: str | None = None
+    ) -> None:
+        where = f" at byte {offset}" if offset is not None else ""
+        super().__init__(f"{path}: {problem}{where}", hint=hint)
+        self.path = Path(path)
+        self.offset = offset
+
+
+class UnknownName(BadInput):
+    """No such model, device, task or quantization."""
+
+    def __init__(self, kind: str, name: str, *, close: Sequence[str] = (), hint: str | None = None):
+        said = f"; did you mean {' or '.join(f'`{c}`' for c in close)}?" if close else ""
+        super().__init__(f"unknown {kind} `{name}`{said}", hint=hint)
+        self.name = name
+        self.close = tuple(close)
+
+
+class NotSupported(BadInput):
+    """A true model or setting that weigh does not handle yet."""
+
+
+class EngineError(WeighError):
+    """The engine failed."""
+
+
+class EngineMissing(EngineError):
+    """No engine is installed."""
+
+
+class EngineCrashed(EngineError):
+    """The child process died or refused the model."""
+
+
+class EngineTimeout(EngineError):
+    """The engine did not answer in the time allowed."""
+
+
+class OutOfMemory(EngineError):
+    """The engine hit the memory limit set on it."""
+
+
+class NoSpace(EngineError):
+    """The disk has too little room for the file to be written."""

@@ -1,0 +1,159 @@
+"""What a model is: its shapes, types and per-layer attention, whatever file it came from.
+
+Readers (GGUF, config.json, the catalog) produce a `ModelSpec`; everything else reads only that.
+Tensors carry llama.cpp's GGUF names and ggml's order of dimensions, because they name every role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+from weigh.model.ggml_types import GgmlType
+
+Scalar: TypeAlias = int | float | str | bool
+HyperValue: TypeAlias = Scalar | tuple[Scalar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorGroup:
+    """The tensors of one role that share shape and type: one per layer in `layers`, or a single one.
+
+    Attributes:
+        name: GGUF name with `{}` for the layer, ``blk.{}.attn_q.weight``; ``token_embd.weight``.
+        shape: ggml order: (columns, rows) for a matrix, (columns, rows, experts) for stacked experts.
+        layers: the layers that have it; empty for a tensor outside the layers.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: GgmlType
+    layers: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return len(self.layers) or 1
+
+    @property
+    def elements(self) -> int:
+        """Weights of one tensor."""
+        total = 1
+        for n in self.shape:
+            total *= n
+        return total
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of one tensor: whole blocks, row by row."""
+        if not self.shape or 0 in self.shape:
+            return 0
+        return self.type.row_bytes(self.shape[0]) * (self.elements // self.shape[0])
+
+    @property
+    def total_elements(self) -> int:
+        return self.elements * self.count
+
+    @property
+    def total_bytes(self) -> int:
+        return self.tensor_bytes * self.count
+
+    @property
+    def experts(self) -> int:
+        """How many routed experts are stacked in this tensor; 0 when it is not an expert tensor."""
+        return self.shape[2] if "_exps." in self.name and len(self.shape) > 2 else 0
+
+
+class MixerKind(StrEnum):
+    """How a layer mixes tokens, which decides what it keeps per token."""
+
+    FULL = "full"  # keys and values of every token
+    SLIDING = "sliding"  # keys and values of the last `window` tokens
+    LATENT = "latent"  # MLA: one compressed latent per token instead of keys and values
+    RECURRENT = "recurrent"  # a state of fixed size (SSM, linear attention, short convolution)
+
+
+@dataclass(frozen=True, slots=True)
+class Mixer:
+    """Token mixing shared by `layers`.
+
+    Attributes:
+        query_heads, kv_heads, key_dim, value_dim: per layer; 0 where the kind has none. For LATENT,
+            key_dim is the cached latent plus rope width and value_dim the latent alone (engines may
+            cache only the former); kv_heads is 1.
+        window: tokens a SLIDING layer looks back; 0 otherwise.
+        state_elements: float32 values a RECURRENT layer keeps per sequence.
+    """
+
+    kind: MixerKind
+    layers: tuple[int, ...]
+    query_heads: int = 0
+    kv_heads: int = 0
+    key_dim: int = 0
+    value_dim: int = 0
+    window: int = 0
+    state_elements: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model of known shapes.
+
+    Attributes:
+        name: what people call it: a hub id, or the file's own name.
+        architecture: llama.cpp's name of the architecture (`llama`, `qwen3moe`, ...).
+        mixers: together they cover every layer exactly once.
+        experts, experts_used: routed experts per MoE layer and those one token visits; 0 when dense.
+        hyper: GGUF hyperparameters without the architecture prefix (``attention.head_count_kv``),
+            enough to write a file the engine loads.
+        quantization: the recipe its tensor types follow (`Q4_K_M`), or the stored type's name.
+        file_bytes: size on disk when a file exists (all parts of a split file).
+        basis: `file` when the tensors were read from one, `config` when derived from shapes.
+    """
+
+    name: str
+    architecture: str
+    layers: int
+    hidden: int
+    vocab: int
+    feed_forward: int
+    context_train: int
+    mixers: tuple[Mixer, ...]
+    tensors: tuple[TensorGroup, ...]
+    quantization: str
+    experts: int = 0
+    experts_used: int = 0
+    hyper: Mapping[str, HyperValue] = field(default_factory=dict)
+    file_bytes: int | None = None
+    basis: str = "config"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tied_embeddings(self) -> bool:
+        """Whether the output matrix is the token embedding itself."""
+        return not any(t.name == "output.weight" for t in self.tensors)
+
+    @property
+    def parameters(self) -> int:
+        """All weights, as stored."""
+        return sum(t.total_elements for t in self.tensors)
+
+    @property
+    def active_parameters(self) -> int:
+        """Weights one token passes through: all but the routed experts it does not visit."""
+        idle = sum(
+            t.total_elements * (t.experts - self.experts_used) // t.experts
+            for t in self.tensors
+            if t.experts
+        )
+        return self.parameters - idle
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all tensors, exact."""
+        return sum(t.total_bytes for t in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.tensor_bytes / self.parameters
