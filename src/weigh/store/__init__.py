@@ -1,0 +1,5 @@
+"""What weigh remembers between calls, in SQLite: calibrations and measurements."""
+
+from weigh.store.store import Store, default_path
+
+__all__ = ["Store", "default_path"]

@@ -1,0 +1,196 @@
+"""How fast: prefill, decode, time to first token and load time, from work and a machine's calibration.
+
+Decode of one token   sum over formats of weight bytes / decode rate
+                      + per attention layer: cache bytes / cache rate
+                      + layers x fixed time + fixed time per token + vocabulary x time per word
+Prefill of T tokens   sum over formats of 2 x weights x T / prefill rate, but at least streaming the
+                      weights once per micro-batch; + attention over T x depth + T^2 / 2 pairs;
+                      the output matrix once, for the last token
+Load                  engine start + vocabulary + file bytes / load rate + repacked bytes / repack rate
+                      + the engine's warm-up step, which visits every expert
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from weigh.estimate.calibration import Calibration, FormatRate
+from weigh.estimate.work import AttentionWork, Work
+from weigh.figure import Basis, Figure
+from weigh.model.ggml_types import GgmlType
+
+UBATCH_TOKENS = 512  # llama.cpp's default micro-batch
+
+# Relative 80 % half-widths that remain when format rates are exact, from the residuals of full runs
+# against calibrated estimates (docs/accuracy.md; `python benchmarks/try_models.py`).
+DECODE_ERROR = 0.10
+PREFILL_ERROR = 0.15
+EXPERTS_ERROR = 0.12
+LOAD_ERROR = 0.35
+UNMEASURED_MIXER_ERROR = 0.30
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is asked of the model.
+
+    Attributes:
+        prompt_tokens: tokens prefilled; prefill speed is the mean over them (llama-bench pp).
+        output_tokens: tokens decoded; decode speed is the mean over them (llama-bench tg).
+        depth_tokens: tokens already in the cache before either.
+        parallel: sequences decoded at once; decode speed is that of each of them.
+    """
+
+    prompt_tokens: int = 512
+    output_tokens: int = 128
+    depth_tokens: int = 0
+    parallel: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedEstimate:
+    """Speed of one setup. `load_s` finds the file in the page cache, `load_cold_s` does not."""
+
+    prefill_tokens_per_s: Figure
+    decode_tokens_per_s: Figure
+    ttft_s: Figure
+    load_s: Figure
+    load_cold_s: Figure | None
+
+
+def decode_step_s(
+    work: Work, calibration: Calibration, *, cached_tokens: float, sequences: int = 1
+) -> float:
+    """Seconds of one decode step in which each of `sequences` gets one token.
+
+    Beyond the first sequence a weight is already at hand and costs only its arithmetic, at prefill rate;
+    of stacked experts a batch visits E * (1 - (1 - share)^n) distinct ones on average.
+    """
+    total = calibration.token_s + calibration.layer_s * work.layers
+    for kind, weights in (*work.dense, work.output):
+        total += _weights_step_s(kind, weights, weights, calibration.rate(kind), sequences)
+    distinct = 1 - (1 - work.expert_share) ** sequences
+    for kind, weights in work.experts:
+        rate = calibration.rate(kind)
+        visited = _weights_step_s(kind, weights * distinct, weights * work.expert_share, rate, sequences)
+        total += visited / calibration.expert_decode
+    total += sequences * calibration.vocab_s * work.vocab
+    for attention in work.attention:
+        tokens = min(cached_tokens, attention.window) if attention.window else cached_tokens
+        total += sequences * tokens * attention.layers * attention.kv_bytes / calibration.kv_bytes_per_s
+    return total
+
+
+def _weights_step_s(
+    kind: GgmlType, streamed: float, per_sequence: float, rate: FormatRate, sequences: int
+) -> float:
+    streaming = streamed * kind.block_bytes / kind.block_weights / rate.decode_bytes_per_s
+    return streaming + (sequences - 1) * 2 * per_sequence / rate.prefill_flops_per_s
+
+
+def prefill_s(work: Work, calibration: Calibration, *, tokens: int, depth_tokens: int = 0) -> float:
+    """Seconds until the first output token of a prompt of `tokens`, `depth_tokens` being cached."""
+    micro_batches = math.ceil(tokens / UBATCH_TOKENS)
+    per_batch = tokens / micro_batches
+    total = calibration.token_s + calibration.vocab_s * work.vocab
+    total += calibration.layer_s * work.layers * micro_batches
+    kind, weights = work.output
+    total += _weights_step_s(kind, weights, 0, calibration.rate(kind), 1)
+    for kind, weights in work.dense:
+        rate = calibration.rate(kind)
+        streaming = _weights_step_s(kind, weights, 0, rate, 1)
+        total += micro_batches * max(streaming, 2 * weights * per_batch / rate.prefill_flops_per_s)
+    touched = 1 - (1 - work.expert_share) ** per_batch
+    for kind, weights in work.experts:
+        rate = calibration.rate(kind)
+        streaming = _weights_step_s(kind, weights * touched, 0, rate, 1) / calibration.expert_decode
+        flops = 2 * weights * work.expert_share * per_batch
+        compute = flops / (rate.prefill_flops_per_s * calibration.expert_prefill)
+        total += micro_batches * max(streaming, compute)
+    for attention in work.attention:
+        pairs = _attended_pairs(attention, tokens, depth_tokens)
+        total += pairs * attention.layers * attention.flops / calibration.attention_flops_per_s
+    return total
+
+
+def _attended_pairs(attention: AttentionWork, tokens: int, depth_tokens: int) -> float:
+    """(token, earlier token) pairs: every token sees the depth and the prompt before it, or its window."""
+    pairs = tokens * depth_tokens + tokens * tokens / 2
+    return min(pairs, tokens * attention.window) if attention.window else pairs
+
+
+def load_s(
+    work: Work, calibration: Calibration, *, file_bytes: int, repacked_bytes: int, cold: bool = False
+) -> float:
+    """Seconds from starting the engine to its readiness, with the file in the page cache or not.
+
+    Raises:
+        ValueError: `cold` without a measured read rate.
+    """
+    total = calibration.load_fixed_s + calibration.load_vocab_s * work.vocab
+    total += file_bytes / calibration.load_bytes_per_s + repacked_bytes / calibration.repack_bytes_per_s
+    warm_up_layers = [*work.dense, *work.experts, work.output]
+    total += sum(_weights_step_s(k, w, 0, calibration.rate(k), 1) for k, w in warm_up_layers)
+    if cold:
+        if calibration.read_bytes_per_s is None:
+            raise ValueError("the read rate of the disk is not known")
+        total += file_bytes / calibration.read_bytes_per_s
+    return total
+
+
+def speed(
+    work: Work,
+    calibration: Calibration,
+    workload: Workload,
+    *,
+    file_bytes: int,
+    repacked_bytes: int,
+    unmeasured_mixers: bool = False,
+) -> SpeedEstimate:
+    """All speeds of one setup, each with its interval.
+
+    Args:
+        unmeasured_mixers: the model has layers (recurrent, latent) whose own operations the calibration
+            did not run; their weights are counted, the rest widens the interval.
+    """
+    depth, output = workload.depth_tokens, workload.output_tokens
+    step = decode_step_s(
+        work, calibration, cached_tokens=depth + output / 2, sequences=workload.parallel
+    )
+    first = prefill_s(work, calibration, tokens=workload.prompt_tokens, depth_tokens=depth)
+    spread = _format_spread(work, calibration)
+    extra = (
+        EXPERTS_ERROR if work.experts else 0.0,
+        UNMEASURED_MIXER_ERROR if unmeasured_mixers else 0.0,
+    )
+    batch = 0.3 if workload.parallel > 1 else 0.0  # the cost of a small batch is bounded, not measured
+    decode_error = math.hypot(
+        DECODE_ERROR, spread, calibration.noise, math.log(calibration.check_decode), *extra, batch
+    )
+    prefill_error = math.hypot(
+        PREFILL_ERROR, spread, calibration.noise, math.log(calibration.check_prefill), *extra
+    )
+    load = load_s(work, calibration, file_bytes=file_bytes, repacked_bytes=repacked_bytes)
+    cold = None
+    if calibration.read_bytes_per_s is not None:
+        seconds = load_s(
+            work, calibration, file_bytes=file_bytes, repacked_bytes=repacked_bytes, cold=True
+        )
+        cold = Figure.within(seconds, LOAD_ERROR, "s", Basis.CALIBRATED)
+    return SpeedEstimate(
+        prefill_tokens_per_s=Figure.within(
+            workload.prompt_tokens / first, prefill_error, "tokens/s", Basis.CALIBRATED
+        ),
+        decode_tokens_per_s=Figure.within(1 / step, decode_error, "tokens/s", Basis.CALIBRATED),
+        ttft_s=Figure.within(first, prefill_error, "s", Basis.CALIBRATED),
+        load_s=Figure.within(load, LOAD_ERROR, "s", Basis.CALIBRATED),
+        load_cold_s=cold,
+    )
+
+
+def _format_spread(work: Work, calibration: Calibration) -> float:
+    """Spread of the format rates, weighted by the weights each format holds."""
+    parts = (*work.dense, *work.experts, work.output)
+    total = sum(weights for _, weights in parts)
+    return sum(weights * calibration.rate(kind).spread for kind, weights in parts) / max(total, 1)
