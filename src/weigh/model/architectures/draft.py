@@ -4,7 +4,8 @@ The pieces that architectures share (embeddings, attention, a gated feed-forward
 here; the family modules say which model has which. Matrices are F16, one-dimensional tensors and the few
 that the converter keeps exact (the router, short convolutions) are F32.
 
-Source of names, shapes and keys: llama.cpp `conversion/*.py`, `src/models/*.cpp`, `gguf-py/gguf/constants.py` (MIT).
+Source of names, shapes and keys: llama.cpp `conversion/*.py`, `src/models/*.cpp` and
+`gguf-py/gguf/constants.py` (MIT).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from weigh.model.spec import HyperValue, TensorGroup
 
 Layers: TypeAlias = tuple[int, ...]
 
-# Names under which configs keep the same thing, in the order the converter looks (TextModel.set_gguf_parameters).
+# Names under which configs keep the same thing, in the order in which the converter looks.
 _FEED_FORWARD = ("prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size", "n_inner")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _EXPERTS_USED = (
@@ -44,7 +45,9 @@ class Draft:
     Attributes:
         heads, kv_heads, head_dim: of the attention layers; 0 when the config has no attention.
         width: the feed-forward width of a dense layer; 0 when there is none.
-        extra_layers: layers past the ones that text passes through (multi-token prediction), in the file.
+
+    Layers for predicting several tokens at once (MTP) are left out: most published files have none, and
+    plain decoding does not run them.
     """
 
     def __init__(self, architecture: str, c: Fields, *, norm: str = "rms") -> None:
@@ -85,9 +88,8 @@ class Draft:
         }
         if self.heads:
             if not self.kv_heads or self.heads % self.kv_heads:
-                raise BadInput(
-                    f"{self.c.origin}: {self.heads} attention heads cannot share {self.kv_heads} key-value heads"
-                )
+                heads = f"{self.heads} attention heads cannot share {self.kv_heads} key-value heads"
+                raise BadInput(f"{self.c.origin}: {heads}")
             hyper["attention.head_count"] = self.heads
             hyper["attention.head_count_kv"] = self.kv_heads
             hyper["attention.key_length"] = self.head_dim
@@ -125,12 +127,35 @@ class Draft:
         rope = self.c.section("rope_parameters", "rope_scaling")
         return rope.section("full_attention") if rope.has("full_attention") else rope
 
+    def layers_of(self, *kinds: str, field: str = "layer_types") -> Layers:
+        """The layers whose entry in a per-layer list of the config is one of `kinds`."""
+        types = self.c.texts(field)
+        if len(types) != self.count:
+            raise BadInput(f"{self.c.origin}: `{field}` names {len(types)} of {self.count} layers")
+        return tuple(i for i, kind in enumerate(types) if kind in kinds)
+
+    def sliding(self, window: int, every: int) -> Layers:
+        """Note the sliding-window layers: those the config lists, else all but every `every`-th; return them."""
+        if self.c.has("layer_types"):
+            sliding = self.layers_of("sliding_attention")
+        else:
+            sliding = tuple(i for i in self.layers if (i + 1) % every)
+        self.hyper["attention.sliding_window"] = window
+        self.hyper["attention.sliding_window_pattern"] = tuple(i in sliding for i in self.layers)
+        local = self.c.section("rope_parameters").section("sliding_attention")
+        if base := local.number("rope_theta", default=self.c.number("rope_local_base_freq", default=0.0)):
+            self.hyper["rope.freq_base_swa"] = base
+        return sliding
+
+    def others(self, layers: Layers) -> Layers:
+        """All layers but these."""
+        return tuple(i for i in self.layers if i not in layers)
+
     def routing(self, width: int, *, shared_width: int = 0, shared: int = 0) -> None:
         """Keys of a mixture of experts, `width` wide each."""
         if not self.experts or not 0 < self.experts_used <= self.experts:
-            raise BadInput(
-                f"{self.c.origin}: {self.experts_used} of {self.experts} experts a token is not a mixture of experts"
-            )
+            chosen = f"{self.experts_used} of {self.experts} experts a token"
+            raise BadInput(f"{self.c.origin}: {chosen} is not a mixture of experts")
         self.hyper["expert_count"] = self.experts
         self.hyper["expert_used_count"] = self.experts_used
         self.hyper["expert_feed_forward_length"] = width
@@ -222,7 +247,7 @@ class Draft:
 
     def gated_ffn(self, layers: Layers | None = None, *, width: int = 0, suffix: str = "") -> None:
         """Gate, up and down; `suffix` is `_shexp` for an expert every token visits."""
-        width = width or self.width
+        width = self._width(width, layers)
         self.matrix(f"ffn_gate{suffix}", self.hidden, width, layers)
         self.plain_ffn(layers, width=width, suffix=suffix)
 
@@ -230,15 +255,24 @@ class Draft:
         self, layers: Layers | None = None, *, width: int = 0, suffix: str = "", bias: bool = False
     ) -> None:
         """Up and down, with nothing between them but the activation."""
-        width = width or self.width
+        width = self._width(width, layers)
         self.matrix(f"ffn_up{suffix}", self.hidden, width, layers)
         self.matrix(f"ffn_down{suffix}", width, self.hidden, layers)
         if bias:
             self.bias("ffn_up", width, layers)
             self.bias("ffn_down", self.hidden, layers)
 
-    def router(self, layers: Layers | None = None) -> None:
+    def _width(self, width: int, layers: Layers | None) -> int:
+        width = width or self.width
+        if not width and (layers is None or layers):
+            raise BadInput(f"{self.c.origin}: `intermediate_size` is missing from the config")
+        return width
+
+    def router(self, layers: Layers | None = None, *, bias: bool = False) -> None:
+        """What chooses the experts; `bias` is the correction that balances their load."""
         self.exact("ffn_gate_inp", self.hidden, self.experts, layers=layers)
+        if bias:
+            self.bias("exp_probs_b", self.experts, layers)
 
     def routed(
         self,
