@@ -86,7 +86,7 @@ def test_v2_quota_of_150_percent_in_an_ancestor(tree: Tree) -> None:
 def test_v1_quota_and_cpuset(tree: Tree) -> None:
     v1 = {
         "proc/self/cgroup": "3:cpuset:/docker/abc\n2:cpu,cpuacct:/docker/abc\n",
-        "proc/self/mountinfo": "41 40 0:33 /docker/abc /sys/fs/cgroup/cpu,cpuacct ro - cgroup c rw,cpu,cpuacct\n"
+        "proc/self/mountinfo": "41 40 0:33 /docker/abc /sys/fs/cgroup/cpu,cpuacct ro - cgroup c rw,cpu\n"
         "42 40 0:34 /docker/abc /sys/fs/cgroup/cpuset ro - cgroup c rw,cpuset\n",
         "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "250000\n",
         "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
