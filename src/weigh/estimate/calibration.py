@@ -8,7 +8,7 @@ by many tokens at once (prefill), and attention over the cache.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from weigh.model.ggml_types import GgmlType
@@ -47,6 +47,7 @@ class Calibration:
         load_fixed_s, load_vocab_s: start of the engine, and per word of the vocabulary.
         read_bytes_per_s: reading a file that is not; None when it could not be measured.
         check_decode, check_prefill: measured over predicted of a model left out of the fit.
+        memory_read: (threads, bytes/s, low, high) of plain reading.
         noise: relative spread of identical runs while calibrating.
     """
 
@@ -72,7 +73,7 @@ class Calibration:
     check_prefill: float
     noise: float
     took_s: float
-    cpu_features: tuple[str, ...] = field(default=())
+    memory_read: tuple[tuple[int, float, float, float], ...] = ()
 
     def rate(self, kind: GgmlType) -> FormatRate:
         """Rates of a format; one that was not run borrows from the measured one nearest in bits."""
@@ -95,4 +96,6 @@ class Calibration:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Raises KeyError or TypeError when written by a version with other fields."""
         formats = {name: FormatRate(**rate) for name, rate in data["formats"].items()}
-        return cls(**{**data, "formats": formats, "cpu_features": tuple(data["cpu_features"])})
+        return cls(
+            **{**data, "formats": formats, "memory_read": tuple(tuple(row) for row in data["memory_read"])}
+        )

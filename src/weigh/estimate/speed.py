@@ -29,6 +29,7 @@ PREFILL_ERROR = 0.15
 EXPERTS_ERROR = 0.12
 LOAD_ERROR = 0.35
 UNMEASURED_MIXER_ERROR = 0.30
+SMALL_BATCH_ERROR = 0.30  # several sequences: bounded by the formula, not calibrated
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,7 @@ class SpeedEstimate:
     load_cold_s: Figure | None
 
 
-def decode_step_s(
-    work: Work, calibration: Calibration, *, cached_tokens: float, sequences: int = 1
-) -> float:
+def decode_step_s(work: Work, calibration: Calibration, *, cached_tokens: float, sequences: int = 1) -> float:
     """Seconds of one decode step in which each of `sequences` gets one token.
 
     Beyond the first sequence a weight is already at hand and costs only its arithmetic, at prefill rate;
@@ -139,6 +138,19 @@ def load_s(
     return total
 
 
+def ttft(
+    work: Work,
+    calibration: Calibration,
+    *,
+    prompt_tokens: int,
+    depth_tokens: int = 0,
+    unmeasured_mixers: bool = False,
+) -> Figure:
+    """Time to first token of a prompt, with its interval."""
+    seconds = prefill_s(work, calibration, tokens=prompt_tokens, depth_tokens=depth_tokens)
+    return Figure.within(seconds, _prefill_error(work, calibration, unmeasured_mixers), "s", Basis.CALIBRATED)
+
+
 def speed(
     work: Work,
     calibration: Calibration,
@@ -155,42 +167,51 @@ def speed(
             did not run; their weights are counted, the rest widens the interval.
     """
     depth, output = workload.depth_tokens, workload.output_tokens
-    step = decode_step_s(
-        work, calibration, cached_tokens=depth + output / 2, sequences=workload.parallel
+    step = decode_step_s(work, calibration, cached_tokens=depth + output / 2, sequences=workload.parallel)
+    first = ttft(
+        work,
+        calibration,
+        prompt_tokens=workload.prompt_tokens,
+        depth_tokens=depth,
+        unmeasured_mixers=unmeasured_mixers,
     )
-    first = prefill_s(work, calibration, tokens=workload.prompt_tokens, depth_tokens=depth)
-    spread = _format_spread(work, calibration)
-    extra = (
+    decode_error = math.hypot(
+        DECODE_ERROR,
+        _shared_error(work, calibration, unmeasured_mixers),
+        math.log(calibration.check_decode),
+        SMALL_BATCH_ERROR if workload.parallel > 1 else 0.0,
+    )
+    files = {"file_bytes": file_bytes, "repacked_bytes": repacked_bytes}
+    warm = load_s(work, calibration, **files)
+    cold = load_s(work, calibration, **files, cold=True) if calibration.read_bytes_per_s else None
+    return SpeedEstimate(
+        prefill_tokens_per_s=Figure(
+            workload.prompt_tokens / first.value,
+            workload.prompt_tokens / first.high,
+            workload.prompt_tokens / first.low,
+            "tokens/s",
+            Basis.CALIBRATED,
+        ),
+        decode_tokens_per_s=Figure.within(1 / step, decode_error, "tokens/s", Basis.CALIBRATED),
+        ttft_s=first,
+        load_s=Figure.within(warm, LOAD_ERROR, "s", Basis.CALIBRATED),
+        load_cold_s=Figure.within(cold, LOAD_ERROR, "s", Basis.CALIBRATED) if cold else None,
+    )
+
+
+def _prefill_error(work: Work, calibration: Calibration, unmeasured_mixers: bool) -> float:
+    shared = _shared_error(work, calibration, unmeasured_mixers)
+    return math.hypot(PREFILL_ERROR, shared, math.log(calibration.check_prefill))
+
+
+def _shared_error(work: Work, calibration: Calibration, unmeasured_mixers: bool) -> float:
+    """What widens decode and prefill alike: noise, spread of the formats' rates, kinds not calibrated."""
+    parts = (*work.dense, *work.experts, work.output)
+    total = sum(weights for _, weights in parts)
+    spread = sum(weights * calibration.rate(kind).spread for kind, weights in parts) / max(total, 1)
+    return math.hypot(
+        spread,
+        calibration.noise,
         EXPERTS_ERROR if work.experts else 0.0,
         UNMEASURED_MIXER_ERROR if unmeasured_mixers else 0.0,
     )
-    batch = 0.3 if workload.parallel > 1 else 0.0  # the cost of a small batch is bounded, not measured
-    decode_error = math.hypot(
-        DECODE_ERROR, spread, calibration.noise, math.log(calibration.check_decode), *extra, batch
-    )
-    prefill_error = math.hypot(
-        PREFILL_ERROR, spread, calibration.noise, math.log(calibration.check_prefill), *extra
-    )
-    load = load_s(work, calibration, file_bytes=file_bytes, repacked_bytes=repacked_bytes)
-    cold = None
-    if calibration.read_bytes_per_s is not None:
-        seconds = load_s(
-            work, calibration, file_bytes=file_bytes, repacked_bytes=repacked_bytes, cold=True
-        )
-        cold = Figure.within(seconds, LOAD_ERROR, "s", Basis.CALIBRATED)
-    return SpeedEstimate(
-        prefill_tokens_per_s=Figure.within(
-            workload.prompt_tokens / first, prefill_error, "tokens/s", Basis.CALIBRATED
-        ),
-        decode_tokens_per_s=Figure.within(1 / step, decode_error, "tokens/s", Basis.CALIBRATED),
-        ttft_s=Figure.within(first, prefill_error, "s", Basis.CALIBRATED),
-        load_s=Figure.within(load, LOAD_ERROR, "s", Basis.CALIBRATED),
-        load_cold_s=cold,
-    )
-
-
-def _format_spread(work: Work, calibration: Calibration) -> float:
-    """Spread of the format rates, weighted by the weights each format holds."""
-    parts = (*work.dense, *work.experts, work.output)
-    total = sum(weights for _, weights in parts)
-    return sum(weights * calibration.rate(kind).spread for kind, weights in parts) / max(total, 1)

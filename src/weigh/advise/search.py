@@ -1,0 +1,264 @@
+"""Which setups meet a need on a machine, best first, and why.
+
+Every catalog model is weighed at every recipe. A setup is recommended only when it fits in memory and
+meets the need's speed; among those the order is by quality, moved by speed as much as the task says.
+One setup a model is shown: the one that ranks best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import date
+
+from weigh import units
+from weigh.advise.needs import Need
+from weigh.engines.engine import Settings
+from weigh.estimate.calibration import Calibration
+from weigh.estimate.quality import Quality, quality
+from weigh.estimate.setup import SetupEstimate, estimate
+from weigh.estimate.speed import Workload
+from weigh.figure import Figure
+from weigh.machine import Machine
+from weigh.model.catalog import CatalogEntry, catalog
+from weigh.model.ggml_types import GgmlType
+from weigh.model.quantization import quantize
+
+RECIPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K")
+NATIVE_RECIPE = "MXFP4"  # gpt-oss is published in it and loses by anything else
+
+# Decode speed stops mattering at this multiple of the need's minimum: nobody reads faster.
+SATURATION = 8.0
+# Points of quality a model loses per year of age among equals: newest good models first.
+AGE_POINTS_PER_YEAR = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """One thing a setup fails at. `ratio` is wanted over given, above 1; by how much it misses."""
+
+    what: str
+    text: str
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """A setup with its estimates, and whether it meets the need.
+
+    `first_token_s` is for the task's typical prompt; None without a calibration.
+    """
+
+    entry: CatalogEntry
+    estimate: SetupEstimate
+    quality: Quality
+    first_token_s: Figure | None
+    rank_points: float
+    shortfalls: tuple[Shortfall, ...]
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def meets(self) -> bool:
+        return not self.shortfalls
+
+    @property
+    def quantization(self) -> str:
+        return self.estimate.spec.quantization
+
+    @property
+    def name(self) -> str:
+        return f"{self.entry.id.rsplit('/', 1)[-1].lower()}:{self.quantization}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was found for a need.
+
+    Attributes:
+        ranked: setups that meet it, best first, one per model.
+        misses: when none does, those that come nearest.
+        considered, met: setups weighed, and those of them that meet the need.
+        why, binding, trade: sentences for the first one; empty when there is none.
+    """
+
+    need: Need
+    available_bytes: int
+    considered: int
+    met: int
+    ranked: tuple[Recommendation, ...]
+    misses: tuple[Recommendation, ...]
+    why: str
+    binding: tuple[str, ...]
+    trade: str
+
+
+def recommend(
+    need: Need,
+    machine: Machine,
+    calibration: Calibration | None,
+    *,
+    cpu_features: Collection[str],
+    workload: Workload = Workload(),  # noqa: B008 - frozen
+    kv_type: GgmlType = GgmlType.F16,
+    limit: int = 8,
+) -> Answer:
+    """Rank the catalog for `need`; speeds are those of `workload`, as for any other command.
+
+    Without a calibration speeds are unknown: nothing is called too slow, and the order is by quality.
+    """
+    available = max(0, machine.memory.available_bytes - need.reserve_bytes)
+    settings = Settings(
+        context_tokens=need.context_tokens, parallel=need.users, kv_type_k=kv_type, kv_type_v=kv_type
+    )
+    weighed = [
+        _judged(need, entry, found)
+        for entry in catalog()
+        if not entry.unsupported and need.task.wants(entry.id)
+        for found in _setups(entry, settings, workload, available, calibration, cpu_features)
+    ]
+    meeting = sorted((r for r in weighed if r.meets), key=lambda r: -r.rank_points)
+    ranked = _best_per_model(meeting)[:limit]
+    misses = () if ranked else _nearest_misses(weighed)
+    first = ranked[0] if ranked else None
+    return Answer(
+        need=need,
+        available_bytes=available,
+        considered=len(weighed),
+        met=len(meeting),
+        ranked=tuple(ranked),
+        misses=tuple(misses),
+        why=_why(first, len(meeting), need, available) if first else "",
+        binding=tuple(_binding(first, weighed)) if first else (),
+        trade=_trade(first, meeting) if first else "",
+    )
+
+
+def _setups(
+    entry: CatalogEntry,
+    settings: Settings,
+    workload: Workload,
+    available: int,
+    calibration: Calibration | None,
+    cpu_features: Collection[str],
+) -> Iterator[SetupEstimate]:
+    """The model of `entry` at every recipe worth weighing."""
+    whole = entry.spec()
+    for recipe in _recipes(entry):
+        yield estimate(
+            quantize(whole, recipe),
+            settings,
+            workload,
+            available_bytes=available,
+            calibration=calibration,
+            cpu_features=cpu_features,
+        )
+
+
+def _judged(need: Need, entry: CatalogEntry, found: SetupEstimate) -> Recommendation:
+    """A weighed setup held against the need."""
+    judged = quality(entry.id, found.spec.parameters, found.spec.quantization, need.task.axis)
+    first_token = found.ttft_s(need.prompt_tokens)
+    return Recommendation(
+        entry=entry,
+        estimate=found,
+        quality=judged,
+        first_token_s=first_token,
+        rank_points=_rank_points(need, found, judged, entry.release_date),
+        shortfalls=tuple(_shortfalls(need, found, first_token)),
+    )
+
+
+def _recipes(entry: CatalogEntry) -> tuple[str, ...]:
+    return (NATIVE_RECIPE,) if entry.family == "gpt-oss" else RECIPES
+
+
+def _shortfalls(need: Need, found: SetupEstimate, first_token: Figure | None) -> Iterator[Shortfall]:
+    needed, available = found.memory.total_bytes, found.available_bytes
+    if needed > available:
+        text = f"needs {units.gib(needed)}, {units.gib(available)} may be used"
+        yield Shortfall("memory", text, needed / max(available, 1))
+    trained = found.spec.context_train
+    if trained and need.context_tokens > trained:
+        text = f"trained for {trained:,} tokens of context"
+        yield Shortfall("context", text, need.context_tokens / trained)
+    if found.speed is None:
+        return
+    decode = found.speed.decode_tokens_per_s.value
+    if decode < need.min_decode_tokens_per_s:
+        text = f"decodes {units.rate(decode)} tokens/s, {units.rate(need.min_decode_tokens_per_s)} wanted"
+        yield Shortfall("speed", text, need.min_decode_tokens_per_s / decode)
+    if first_token and need.max_ttft_s is not None and first_token.value > need.max_ttft_s:
+        text = (
+            f"first token after {units.seconds(first_token.value)}, {units.seconds(need.max_ttft_s)} wanted"
+        )
+        yield Shortfall("first token", text, first_token.value / need.max_ttft_s)
+
+
+def _rank_points(need: Need, found: SetupEstimate, judged: Quality, released: date | None) -> float:
+    """Quality points (0..100) weighted against speed, saturating at SATURATION times the minimum."""
+    weight = need.task.quality_weight
+    age_years = (date.today() - released).days / 365 if released else 3.0
+    points = weight * (judged.score.value - AGE_POINTS_PER_YEAR * age_years)
+    if found.speed is not None:
+        ratio = found.speed.decode_tokens_per_s.value / max(need.min_decode_tokens_per_s, 0.1)
+        points += (1 - weight) * 100 * min(1.0, max(0.0, math.log(ratio, SATURATION)))
+    return points
+
+
+def _best_per_model(ranked: list[Recommendation]) -> list[Recommendation]:
+    first: dict[str, Recommendation] = {}
+    for one in ranked:
+        first.setdefault(one.entry.id, one)
+    return list(first.values())
+
+
+def _nearest_misses(weighed: list[Recommendation], limit: int = 3) -> list[Recommendation]:
+    """Those that fail by least, all their shortfalls multiplied."""
+    nearest = sorted(weighed, key=lambda r: math.prod(s.ratio for s in r.shortfalls))
+    return _best_per_model(nearest)[:limit]
+
+
+def _why(first: Recommendation, met: int, need: Need, available: int) -> str:
+    kind = (
+        "the best published quality"
+        if first.quality.basis == "published"
+        else "the best expected quality (nothing published for it here)"
+    )
+    speed = (
+        f" and answer at {units.rate(need.min_decode_tokens_per_s)} tokens/s or more"
+        if first.estimate.speed
+        else ""
+    )
+    return (
+        f"{kind}, weighed against speed, among the {met} setups that hold {need.context_tokens:,} tokens of"
+        f" context in {units.gib(available)}{speed}"
+    )
+
+
+def _binding(first: Recommendation, weighed: list[Recommendation]) -> Iterator[str]:
+    """What keeps a better model out: for memory and for speed, the one that misses by least."""
+    better = [r for r in weighed if r.quality.score.value > first.quality.score.value]
+    for what in ("memory", "speed", "first token"):
+        failing = [r for r in better if [s.what for s in r.shortfalls] == [what]]
+        if failing:
+            nearest = min(failing, key=lambda r: r.shortfalls[0].ratio)
+            yield f"{what}: {nearest.name} {nearest.shortfalls[0].text}"
+
+
+def _trade(first: Recommendation, meeting: list[Recommendation]) -> str:
+    """The same model at fewer bits, with what it frees and costs."""
+    smaller = [
+        r
+        for r in meeting
+        if r.entry.id == first.entry.id and r.estimate.memory.total_bytes < first.estimate.memory.total_bytes
+    ]
+    if not smaller:
+        return ""
+    other = max(smaller, key=lambda r: r.estimate.memory.total_bytes)
+    freed = first.estimate.memory.total_bytes - other.estimate.memory.total_bytes
+    loss = other.quality.loss
+    return (
+        f"{other.name} frees {units.gib(freed)} and costs about {loss.value:.3f} nats of divergence"
+        f" ({first.quality.loss.value:.3f} as chosen; {loss.basis})"
+    )

@@ -1,0 +1,138 @@
+"""The test-drive: run the real engine on a file of the true shapes and hold it against the estimate."""
+
+from __future__ import annotations
+
+import statistics
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from weigh.bench.drive import Drive, Progress, drive, relative_spread
+from weigh.bench.here import Here, scratch_folder
+from weigh.engines.engine import Limits
+from weigh.errors import EngineMissing
+from weigh.estimate.setup import SetupEstimate
+from weigh.figure import Basis, Figure
+from weigh.store import Store
+from weigh.synth import synthetic_file
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """An estimate and the measurement made right after it.
+
+    Attributes:
+        basis: `measured` on the user's own file, `test-driven` on a synthetic one.
+        peak_memory_bytes: highest resident memory of the engine, mapped file pages included.
+    """
+
+    estimate: SetupEstimate
+    drive: Drive
+    engine: str
+    engine_version: str
+    command: tuple[str, ...]
+    basis: Basis
+
+    @property
+    def load_s(self) -> Figure:
+        return Figure.exact(self.drive.load_s, "s", self.basis)
+
+    @property
+    def prefill_tokens_per_s(self) -> Figure:
+        return self._rate([g.prefill_tokens_per_s for g in self.drive.prefills])
+
+    @property
+    def decode_tokens_per_s(self) -> Figure:
+        return self._rate([g.decode_tokens_per_s for g in self.drive.decodes])
+
+    @property
+    def peak_memory_bytes(self) -> Figure:
+        return Figure.exact(self.drive.memory.peak_bytes, "bytes", self.basis)
+
+    def _rate(self, samples: list[float]) -> Figure:
+        return Figure(statistics.median(samples), min(samples), max(samples), "tokens/s", self.basis)
+
+    @property
+    def noise(self) -> float:
+        """Relative spread of single decode steps: how steady the machine was meanwhile."""
+        return relative_spread(self.drive.step_times_s)
+
+
+def expected_seconds(estimated: SetupEstimate, repetitions: int) -> float | None:
+    """How long the test-drive will take, without writing the file."""
+    if estimated.speed is None:
+        return None
+    work = estimated.workload
+    runs = work.prompt_tokens / estimated.speed.prefill_tokens_per_s.value
+    runs += work.output_tokens / estimated.speed.decode_tokens_per_s.value
+    return estimated.speed.load_s.value + repetitions * runs
+
+
+def run_trial(
+    estimated: SetupEstimate,
+    here: Here,
+    *,
+    file: Path | None = None,
+    repetitions: int = 1,
+    progress: Progress = lambda stage, done: None,
+) -> Trial:
+    """Run the setup for real and keep the result beside its estimate in the store.
+
+    Args:
+        file: the model's own file; None writes one of its shapes with random weights, removed again.
+
+    Raises:
+        EngineError: the engine failed, or there is none.
+        NoSpace: the disk has no room for the synthetic file.
+    """
+    if here.engine is None:
+        raise EngineMissing("no engine is installed", hint="pip install xllamacpp")
+    spec = estimated.spec
+    with ExitStack() as stack:
+        if file is None:
+            progress("writing a file of the true shapes", 0.0)
+            writing = lambda done, total: progress("writing a file of the true shapes", done / total)  # noqa: E731
+            file = stack.enter_context(synthetic_file(spec, scratch_folder(), progress=writing))
+            basis = Basis.TEST_DRIVEN
+        else:
+            basis = Basis.MEASURED
+        progress("loading", 0.0)
+        limits = Limits(memory_bytes=estimated.available_bytes)
+        session = stack.enter_context(here.engine.start(file, estimated.settings, limits))
+        seen = drive(
+            session,
+            vocab=spec.vocab,
+            prompt_tokens=estimated.workload.prompt_tokens,
+            output_tokens=estimated.workload.output_tokens,
+            depth_tokens=estimated.workload.depth_tokens,
+            repetitions=repetitions,
+            progress=progress,
+        )
+        result = Trial(estimated, seen, here.engine.name, here.engine_version, session.command, basis)
+    _keep(result, here)
+    return result
+
+
+def _keep(result: Trial, here: Here) -> None:
+    speed = result.estimate.speed
+    Store().save_measurement(
+        fingerprint=here.machine.fingerprint,
+        engine=result.engine,
+        engine_version=result.engine_version,
+        model=result.estimate.spec.name,
+        quantization=result.estimate.spec.quantization,
+        kind=str(result.basis),
+        body={
+            "prompt_tokens": result.estimate.workload.prompt_tokens,
+            "output_tokens": result.estimate.workload.output_tokens,
+            "depth_tokens": result.estimate.workload.depth_tokens,
+            "context_tokens": result.estimate.settings.context_tokens,
+            "estimated_prefill_tokens_per_s": speed.prefill_tokens_per_s.value if speed else None,
+            "estimated_decode_tokens_per_s": speed.decode_tokens_per_s.value if speed else None,
+            "prefill_tokens_per_s": [g.prefill_tokens_per_s for g in result.drive.prefills],
+            "decode_tokens_per_s": [g.decode_tokens_per_s for g in result.drive.decodes],
+            "load_s": result.drive.load_s,
+            "peak_memory_bytes": result.drive.memory.peak_bytes,
+            "noise": result.noise,
+        },
+    )

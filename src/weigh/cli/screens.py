@@ -1,0 +1,395 @@
+"""What each command shows: the answer first, then its reasons and figures, then one next command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from weigh import units
+from weigh.cli.render import console, interval, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from weigh.advise.search import Answer, Recommendation
+    from weigh.bench.here import Here
+    from weigh.bench.trial import Trial
+    from weigh.engines.engine import Layout
+    from weigh.estimate.setup import SetupEstimate
+    from weigh.machine import Gpu, Machine
+    from weigh.model.spec import ModelSpec
+
+# Columns are dropped below these widths, least telling first.
+_WIDE, _MIDDLE = 130, 100
+
+
+def _facts(rows: list[tuple[str, str]]) -> None:
+    """Words on the left, what they say on the right, wrapped under itself."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in rows:
+        grid.add_row(name, _escaped(text))
+    console().print(grid)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _machine_line(machine: Machine) -> str:
+    cpu, memory = machine.cpu, machine.memory
+    kernels = [
+        name for name in cpu.instruction_sets if name.startswith(("AVX", "AMX", "NEON", "SVE", "I8MM"))
+    ]
+    limit = f"limited by {memory.limited_by}" if memory.limited_by else "no container limit"
+    gpus = ", ".join(_gpu(gpu) for gpu in machine.gpus) or "no GPU"
+    shown = ", ".join(kernels[:4]) or cpu.architecture
+    return (
+        f"{cpu.model}, {cpu.threads} of {cpu.logical_cpus} CPUs ({shown}) · "
+        f"{units.gib(memory.usable_bytes)} RAM, {units.gib(memory.available_bytes)} free ({limit}) · "
+        f"{gpus} · {units.gib(machine.disk.free_bytes)} of disk free"
+    )
+
+
+def _gpu(gpu: Gpu) -> str:
+    if gpu.problem:
+        return f"{gpu.name}: {gpu.problem}"
+    return f"{gpu.name}, {units.gib(gpu.free_bytes or 0)} of {units.gib(gpu.total_bytes or 0)} free"
+
+
+def _engine_line(here: Here) -> str:
+    if here.engine is None:
+        return "none installed; speeds are unknown (pip install xllamacpp)"
+    if here.calibration is None:
+        return f"{here.engine.name} ({here.engine_version}), not calibrated: speeds are unknown"
+    known = here.calibration
+    return (
+        f"{here.engine.name} ({here.engine_version}), calibrated {known.created[:16].replace('T', ' ')} UTC"
+        f" on {known.threads} threads, noise {known.noise:.0%}"
+    )
+
+
+def _here_facts(here: Here) -> list[tuple[str, str]]:
+    facts = [("This machine", _machine_line(here.machine)), ("Engine", _engine_line(here))]
+    if here.machine.gpus and here.engine is not None:
+        facts.append(("Note", "speeds below are of the CPU; weigh does not estimate GPUs yet"))
+    return facts
+
+
+def show_machine(here: Here) -> None:
+    machine, calibration = here.machine, here.calibration
+    cpu, memory, disk = machine.cpu, machine.memory, machine.disk
+    rows = [
+        ("System", machine.os),
+        ("Processor", f"{cpu.model} ({cpu.architecture}{', virtual' if cpu.virtual else ''})"),
+        (
+            "Cores",
+            f"{cpu.allowed_cpus:g} of {cpu.logical_cpus} CPUs allowed, {cpu.physical_cores} physical cores,"
+            f" {cpu.numa_nodes} NUMA node(s); engines use {cpu.threads} threads",
+        ),
+        ("Kernels", ", ".join(cpu.instruction_sets) or "unknown"),
+        ("Last cache", units.gib(cpu.l3_bytes) if cpu.l3_bytes else "unknown"),
+        (
+            "Memory",
+            f"{units.gib(memory.available_bytes)} free of {units.gib(memory.usable_bytes)}"
+            + (f" ({memory.limited_by} limit; the machine has {units.gib(memory.total_bytes)})"
+               if memory.limited_by else " (no container limit)")
+            + f"; {units.gib(memory.page_cache_bytes)} of page cache can be dropped",
+        ),
+        (
+            "Swap",
+            f"{units.gib(memory.swap_free_bytes)} free of {units.gib(memory.swap_total_bytes)}"
+            if memory.swap_total_bytes
+            else "none",
+        ),
+        *(("GPU", _gpu(gpu)) for gpu in machine.gpus or ()),
+        ("Disk", f"{units.gib(disk.free_bytes)} free of {units.gib(disk.total_bytes)} at {disk.path}"),
+        ("Engine", _engine_line(here)),
+    ]  # fmt: skip
+    if not machine.gpus:
+        rows.insert(-2, ("GPU", "none found"))
+    _facts(rows)
+    if calibration is None:
+        return
+    console().print()
+    _facts(
+        [
+            (
+                "Memory read",
+                ", ".join(
+                    f"{units.gb_per_s(value)} on {threads} thread{'s' if threads > 1 else ''}"
+                    for threads, value, _, _ in calibration.memory_read
+                ),
+            ),
+            (
+                "Disk read",
+                f"{units.gb_per_s(calibration.read_bytes_per_s)} when not in memory"
+                if calibration.read_bytes_per_s
+                else "could not be measured",
+            ),
+        ]
+    )
+    console().print()
+    rates = table(
+        "weights in", "decode reads", "prefill computes", right=("decode reads", "prefill computes")
+    )
+    for name, rate in calibration.formats.items():
+        rates.add_row(
+            name,
+            units.gb_per_s(rate.decode_bytes_per_s),
+            f"{rate.prefill_flops_per_s / 1e9:.0f} GFLOP/s",
+        )
+    console().print(rates)
+    console().print(
+        f"\nA mix left out of the fit ran at {1 / calibration.check_decode:.2f} (decode) and"
+        f" {1 / calibration.check_prefill:.2f} (prefill) of the prediction; noise {calibration.noise:.0%};"
+        f" measured in {units.seconds(calibration.took_s)}."
+    )
+
+
+def show_model(spec: ModelSpec) -> None:
+    from weigh.model.breakdown import breakdown, kv_bytes_per_token
+    from weigh.model.quantization import file_bytes
+
+    kinds = ", ".join(
+        f"{len(m.layers)} {m.kind}" + (f" ({m.window})" if m.window else "") for m in spec.mixers
+    )
+    active = f", {units.count(spec.active_parameters)} active" if spec.experts else ""
+    on_disk = spec.file_bytes or file_bytes(spec)
+    _facts(
+        [
+            ("Model", f"{spec.name} ({spec.architecture})"),
+            ("Parameters", f"{units.count(spec.parameters)} ({spec.parameters:,}){active}"),
+            (
+                "Weights",
+                f"{units.gib(spec.tensor_bytes)} in {spec.quantization},"
+                f" {spec.bits_per_weight:.2f} bits per weight; file {'' if spec.file_bytes else 'about '}{units.gib(on_disk)}",
+            ),
+            ("Layers", f"{spec.layers}: {kinds}; width {spec.hidden:,}, vocabulary {spec.vocab:,}"),
+            *(
+                [("Experts", f"{spec.experts} per layer, {spec.experts_used} used by a token")]
+                if spec.experts
+                else []
+            ),
+            (
+                "KV cache",
+                f"{units.gib(kv_bytes_per_token(spec))} per token in F16; trained for"
+                f" {spec.context_train:,} tokens of context",
+            ),
+            *(("Note", note) for note in spec.notes),
+        ]
+    )
+    console().print()
+    parts = table("part", "parameters", "share", "bytes", "types", right=("parameters", "share", "bytes"))
+    for part in breakdown(spec):
+        parts.add_row(
+            part.name,
+            units.count(part.parameters),
+            f"{part.bytes / max(spec.tensor_bytes, 1):.1%}",
+            units.gib(part.bytes),
+            ", ".join(part.types),
+        )
+    console().print(parts)
+
+
+def show_fit(here: Here, found: SetupEstimate, layout: Layout | None, *, asked: str) -> None:
+    memory = found.memory
+    name = f"{found.spec.name} at {found.spec.quantization}"
+    spare = found.available_bytes - memory.total_bytes
+    verdict = (
+        f"[bold]{_escaped(name)} fits[/]: {units.gib(memory.total_bytes)} of"
+        f" {units.gib(found.available_bytes)}, {units.gib(spare)} to spare"
+        if found.fits
+        else f"[bold]{_escaped(name)} does not fit[/]: it needs {units.gib(memory.total_bytes)},"
+        f" {units.gib(-spare)} more than the {units.gib(found.available_bytes)} it may use"
+    )
+    console().print(verdict)
+    console().print()
+    _facts(_here_facts(here))
+    console().print()
+    settings, context = found.settings, found.max_context_tokens
+    largest = f"{context:,} tokens" + (
+        " (all it was trained for)" if context == found.spec.context_train else ""
+    )
+    rows = [
+        ("Weights", units.gib(memory.weights_bytes)),
+        (
+            "KV cache",
+            f"{units.gib(memory.kv_cache_bytes)} for {settings.parallel} x {settings.context_tokens:,} tokens"
+            f" in {settings.kv_type_k.name}",
+        ),
+        (
+            "Compute",
+            f"{units.gib(memory.compute_bytes)} of buffers, {units.gib(memory.runtime_bytes)} of runtime",
+        ),
+        ("Total", f"{units.gib(memory.total_bytes)} (computed from the shapes)"),
+        ("Largest context", largest if context else "none"),
+    ]
+    _facts(rows)
+    if layout is not None:
+        console().print()
+        _facts(_layout_facts(found, layout))
+    console().print()
+    _facts(_speed_facts(found))
+    if found.fits:
+        console().print(f"\nProve it  [bold]weigh try {_escaped(asked)}[/]")
+
+
+def _layout_facts(found: SetupEstimate, layout: Layout) -> list[tuple[str, str]]:
+    ours = found.memory.weights_bytes + found.memory.kv_cache_bytes + found.memory.compute_bytes
+    return [
+        (
+            "Engine says",
+            f"weights {units.gib(layout.weights_bytes)}, KV cache {units.gib(layout.kv_cache_bytes)},"
+            f" compute {units.gib(layout.compute_bytes)}: {units.gib(layout.total_bytes)};"
+            f" weigh {ours / layout.total_bytes - 1:+.2%}",
+        )
+    ]
+
+
+def _speed_facts(found: SetupEstimate) -> list[tuple[str, str]]:
+    speed, load = found.speed, found.workload
+    if speed is None:
+        return [("Speed", "unknown: this machine is not calibrated (weigh machine --calibrate)")]
+    cold = f", {interval(speed.load_cold_s)} when it is not" if speed.load_cold_s else ""
+    at = f" at depth {load.depth_tokens:,}" if load.depth_tokens else ""
+    return [
+        (
+            "Prefill",
+            f"{interval(speed.prefill_tokens_per_s)} tokens/s over {load.prompt_tokens:,} tokens{at}",
+        ),
+        ("Decode", f"{interval(speed.decode_tokens_per_s)} tokens/s over {load.output_tokens:,} tokens{at}"),
+        ("First token", f"after {interval(speed.ttft_s)}"),
+        ("Load", f"{interval(speed.load_s)} when the file is in memory already{cold}"),
+        ("Basis", f"{speed.decode_tokens_per_s.basis}; ranges hold 80 % of runs"),
+    ]
+
+
+def show_tasks() -> None:
+    from weigh.advise.needs import TASKS
+
+    numbers = ("context", "prompt", "output", "least tokens/s")
+    rows = table("task", *numbers, "for", right=numbers)
+    for task in TASKS.values():
+        rows.add_row(
+            task.name,
+            f"{task.context_tokens:,}",
+            f"{task.prompt_tokens:,}",
+            f"{task.output_tokens:,}",
+            units.rate(task.min_decode_tokens_per_s),
+            task.description,
+        )
+    console().print(rows)
+
+
+def show_answer(here: Here, answer: Answer) -> None:
+    _facts(_here_facts(here))
+    need = answer.need
+    wanted = f"at least {units.rate(need.min_decode_tokens_per_s)} tokens/s"
+    wait = f" · first token within {units.seconds(need.max_ttft_s)}" if need.max_ttft_s else ""
+    users = f" · {need.users} users" if need.users > 1 else ""
+    console().print(
+        f"\n[bold]{_escaped(need.task.description)}[/] · {need.context_tokens:,} tokens of context{users}"
+        f" · {wanted}{wait} · {units.gib(need.reserve_bytes)} kept free\n"
+    )
+    if answer.ranked:
+        _show_ranked(answer)
+    else:
+        _show_misses(answer)
+
+
+def _show_ranked(answer: Answer) -> None:
+    console().print(_setups_table(answer, answer.ranked))
+    console().print()
+    first = answer.ranked[0]
+    _facts(
+        [
+            ("Why", answer.why),
+            *(("Next size up", line) for line in answer.binding),
+            *([("Trade", answer.trade)] if answer.trade else []),
+            *([("Quality", first.quality.source)] if first.quality.source else []),
+        ]
+    )
+    console().print(f"\nProve it  [bold]weigh try {first.name}[/]")
+
+
+def _show_misses(answer: Answer) -> None:
+    console().print(
+        f"[bold]Nothing fits this need[/] in {units.gib(answer.available_bytes)}"
+        f" ({answer.considered:,} setups weighed). The nearest misses:\n"
+    )
+    if answer.misses:
+        console().print(_setups_table(answer, answer.misses))
+        console().print()
+        _facts([(miss.name, "; ".join(s.text for s in miss.shortfalls)) for miss in answer.misses])
+
+
+def _setups_table(answer: Answer, setups: tuple[Recommendation, ...]) -> Table:
+    width = console().width
+    numbers = ["memory", "decode tok/s", "prefill tok/s", "first token", "load"]
+    columns = ["", "model", "parameters", "quant", *numbers, "quality", "basis"]
+    if width < _WIDE:
+        columns.remove("load")
+        columns.remove("basis")
+    if width < _MIDDLE:
+        columns.remove("parameters")
+        columns.remove("prefill tok/s")
+    shown = table(*columns, right=tuple(numbers))
+    for rank, one in enumerate(setups):
+        cells = _cells(one)
+        cells[""] = "▶" if rank == 0 and one.meets else ""
+        shown.add_row(*(cells[column] for column in columns), style="bold" if rank == 0 else "")
+    shown.caption = (
+        f"memory of {units.gib(answer.available_bytes)} usable · first token of a"
+        f" {answer.need.prompt_tokens:,}-token prompt · (ranges hold 80 % of runs)"
+    )
+    shown.caption_justify = "left"
+    return shown
+
+
+def _cells(one: Recommendation) -> dict[str, str]:
+    spec, speed = one.estimate.spec, one.estimate.speed
+    active = f", {units.count(spec.active_parameters)} active" if spec.experts else ""
+    return {
+        "model": _escaped(one.entry.id.rsplit("/", 1)[-1]),
+        "parameters": units.count(spec.parameters) + active,
+        "quant": spec.quantization,
+        "memory": units.gib(one.estimate.memory.total_bytes),
+        "decode tok/s": interval(speed.decode_tokens_per_s if speed else None),
+        "prefill tok/s": interval(speed.prefill_tokens_per_s if speed else None),
+        "first token": units.seconds(one.first_token_s.value) if one.first_token_s else "unknown",
+        "load": units.seconds(speed.load_s.value) if speed else "unknown",
+        "quality": _escaped(one.quality.headline),
+        "basis": str(speed.decode_tokens_per_s.basis) if speed else "computed",
+    }
+
+
+def show_trial(result: Trial) -> None:
+    estimated, speed = result.estimate, result.estimate.speed
+    kind = "test-driven on random weights of its shapes" if result.basis == "test-driven" else "measured"
+    console().print(
+        f"[bold]{_escaped(estimated.spec.name)} at {estimated.spec.quantization}[/], {kind}"
+        f" on {result.engine} ({result.engine_version})\n"
+    )
+    rows = table("", "estimated", "measured", "measured / estimated", right=("estimated", "measured"))
+    pairs = [
+        ("load", speed.load_s if speed else None, result.load_s),
+        ("prefill tokens/s", speed.prefill_tokens_per_s if speed else None, result.prefill_tokens_per_s),
+        ("decode tokens/s", speed.decode_tokens_per_s if speed else None, result.decode_tokens_per_s),
+        ("peak memory", estimated.peak_memory, result.peak_memory_bytes),
+    ]
+    for name, expected, seen in pairs:
+        ratio = f"{seen.value / expected.value:.2f}" if expected else ""
+        within = " (inside)" if expected and expected.low <= seen.value <= expected.high else ""
+        rows.add_row(name, interval(expected), interval(seen), ratio + within)
+    console().print(rows)
+    load = estimated.workload
+    depth = f" at depth {load.depth_tokens:,}" if load.depth_tokens else ""
+    console().print(
+        f"\nprefill over {load.prompt_tokens:,} tokens, decode over {load.output_tokens:,}{depth};"
+        f" single steps varied by {result.noise:.0%} meanwhile"
+    )

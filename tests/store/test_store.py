@@ -1,0 +1,88 @@
+"""The store keeps what was measured, and says plainly when it cannot."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.calibrations import CALIBRATION
+
+from weigh.errors import BadFile, WeighError
+from weigh.store import Store
+
+
+def test_a_calibration_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new" / "weigh.db")
+    store.save_calibration(CALIBRATION)
+    assert store.calibration("f00d", "llama.cpp", "1") == CALIBRATION
+
+
+def test_the_newest_calibration_of_that_machine_and_version_counts(tmp_path: Path) -> None:
+    store = Store(tmp_path / "weigh.db")
+    store.save_calibration(CALIBRATION)
+    store.save_calibration(replace(CALIBRATION, noise=0.5))
+    store.save_calibration(replace(CALIBRATION, engine_version="2", noise=0.9))
+    found = store.calibration("f00d", "llama.cpp", "1")
+    assert found is not None
+    assert found.noise == 0.5
+    assert store.calibration("another", "llama.cpp", "1") is None
+
+
+def test_asking_an_absent_store_creates_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "weigh.db"
+    assert Store(path).calibration("f00d", "llama.cpp", "1") is None
+    assert Store(path).measurements() == []
+    assert not path.exists()
+
+
+def test_a_file_that_is_no_store_is_left_alone_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "weigh.db"
+    path.write_text("dear diary" * 100)
+    with pytest.raises(BadFile, match=r"weigh\.db: not a weigh store"):
+        Store(path).save_calibration(CALIBRATION)
+    assert path.read_text().startswith("dear diary")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WeighError, match="cannot be used"):
+        Store(tmp_path / "file" / "weigh.db").save_calibration(CALIBRATION)
+
+
+def test_a_calibration_of_another_layout_is_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "weigh.db")
+    store.save_calibration(CALIBRATION)
+    db = sqlite3.connect(store.path)
+    db.execute("""UPDATE calibration SET body = '{"formats": {}}'""")
+    db.commit()
+    db.close()
+    assert store.calibration("f00d", "llama.cpp", "1") is None
+
+
+def _save_many(path: Path, count: int) -> None:
+    for number in range(count):
+        Store(path).save_measurement(
+            fingerprint="f00d",
+            engine="llama.cpp",
+            engine_version="1",
+            model="m",
+            quantization="Q4_K_M",
+            kind="measured",
+            body={"number": number},
+        )
+
+
+def test_two_weighs_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "weigh.db"
+    spawn = multiprocessing.get_context("spawn")
+    both = [spawn.Process(target=_save_many, args=(path, 20)) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+        assert one.exitcode == 0
+    assert len(Store(path).measurements("m")) == 40
+    assert Store(path).measurements("other") == []
