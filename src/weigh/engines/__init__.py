@@ -1,0 +1,49 @@
+"""Programs that run models, each in a child process behind the interface of `engine.py`.
+
+`WEIGH_ENGINE` chooses one: ``embedded``, ``llama-server``, or the path of a llama-server. Without it, a
+llama-server on PATH comes first, because it is what its owner runs; docs/engines.md says more.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from shutil import which
+
+from weigh.engines.engine import Engine
+from weigh.engines.llama_cpp import EmbeddedLlamaCpp
+from weigh.engines.llama_server import PROGRAM, LlamaServer
+from weigh.errors import EngineMissing
+
+VARIABLE = "WEIGH_ENGINE"
+
+
+def engines() -> list[Engine]:
+    """The engines found here, the one that serves best first."""
+    found: list[Engine] = []
+    if which(PROGRAM):
+        found.append(LlamaServer())
+    if find_spec("xllamacpp"):
+        found.append(EmbeddedLlamaCpp())
+    return found
+
+
+def default_engine() -> Engine:
+    """The engine that `WEIGH_ENGINE` names, else the first that is found.
+
+    Raises:
+        EngineMissing: there is none, or not the one named.
+    """
+    named = os.environ.get(VARIABLE, "")
+    if named == "embedded":
+        return EmbeddedLlamaCpp()
+    if named:
+        server = LlamaServer(named)
+        server.version()
+        return server
+    found = engines()
+    if not found:
+        raise EngineMissing(
+            "no engine is installed here", hint="`pip install xllamacpp`, or put llama-server on PATH"
+        )
+    return found[0]

@@ -107,9 +107,7 @@ class Session(Protocol):
     load_s: float
     command: tuple[str, ...]
 
-    def generate(
-        self, prompt: Sequence[int], output_tokens: int, *, reuse_cache: bool = False
-    ) -> Generation:
+    def generate(self, prompt: Sequence[int], output_tokens: int, *, reuse_cache: bool = False) -> Generation:
         """Prefill `prompt` (token ids), then decode exactly `output_tokens`, ignoring end tokens."""
         ...
 

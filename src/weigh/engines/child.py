@@ -1,0 +1,251 @@
+"""A program in a process of its own: watched, limited, and ended with all it started.
+
+The process is a child of the thread that watches it, which lives as long as the process does: Linux ends
+the child when the *thread* that started it is gone (PR_SET_PDEATHSIG), so even a killed weigh leaves
+nothing running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from weigh import units
+from weigh.engines import engine_log
+from weigh.engines.engine import Limits, ProcessMemory
+from weigh.engines.process_memory import Resident, descendants, resident
+from weigh.errors import EngineCrashed, EngineError, EngineMissing, EngineTimeout, OutOfMemory
+
+SAMPLE_S = 0.05
+SLOW_SAMPLE_S = 0.5  # for what costs more to ask: the machine's memory, the tree of processes
+LEAST_AVAILABLE_BYTES = 512 << 20
+LOG_LINES = 2000
+LINE_CHARACTERS = 2000
+# thread stacks and libraries count against RLIMIT_DATA without ever being resident
+UNTOUCHED_BYTES = 512 << 20
+
+
+class Child:
+    """A running program. Every error it ends with is an `EngineError` of one line."""
+
+    def __init__(self, command: Sequence[str], limits: Limits, *, what: str) -> None:
+        """Start `command`.
+
+        Args:
+            what: the program's name, for messages.
+
+        Raises:
+            EngineMissing: the program cannot be started.
+        """
+        self.what = what
+        self._command = tuple(command)
+        self._limits = limits
+        self._log: deque[tuple[float, str]] = deque(maxlen=LOG_LINES)
+        self._news = threading.Condition()
+        self._ended_for: EngineError | None = None
+        self._memory = ProcessMemory(0, 0, 0, 0)
+        self._oom_kills = _oom_kills()
+        self._spawned = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._problem: OSError | None = None
+        self._watcher = threading.Thread(target=self._run, name=f"watch {what}", daemon=True)
+        self._watcher.start()
+        self._spawned.wait()
+        if self._process is None:
+            raise EngineMissing(f"{what} cannot be started: {self._problem}")
+
+    # --- what it does ------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def memory(self) -> ProcessMemory:
+        """Memory of the process and its children, as last sampled."""
+        if self.alive:
+            self._sample(())
+        return self._memory
+
+    def log(self) -> list[str]:
+        """The last lines it wrote."""
+        with self._news:
+            return [line for _, line in self._log]
+
+    def said_at(self, pattern: re.Pattern[str]) -> tuple[float, re.Match[str]] | None:
+        """When (monotonic seconds) a line matched `pattern` first, and the match."""
+        with self._news:
+            for at_s, line in self._log:
+                if found := pattern.search(line):
+                    return at_s, found
+        return None
+
+    def wait_for(self, pattern: re.Pattern[str], deadline_s: float) -> tuple[float, re.Match[str]]:
+        """Wait until a line matches; see `said_at`.
+
+        Raises:
+            EngineTimeout: monotonic time `deadline_s` came first; the child is ended.
+            EngineError: the child ended first.
+        """
+        while (found := self.said_at(pattern)) is None:
+            if not self.alive:
+                self.fail()
+            self.keep_to(deadline_s)
+            with self._news:
+                self._news.wait(0.02)
+        return found
+
+    def keep_to(self, deadline_s: float) -> None:
+        """End the child and raise EngineTimeout when it should have started by now."""
+        if time.monotonic() > deadline_s:
+            self.end()
+            raise EngineTimeout(f"{self.what} was not ready after {units.seconds(self._limits.start_s)}")
+
+    def fail(self) -> NoReturn:
+        """Raise the error that the child ended with, or is about to end with."""
+        self._watcher.join(timeout=5)
+        was_alive = self.alive
+        self.end()
+        if self._ended_for is not None:
+            raise self._ended_for
+        if was_alive:
+            raise EngineCrashed(f"{self.what} stopped answering")
+        raise self._error_at_exit()
+
+    def end(self) -> None:
+        """End it and everything it started, at once; harmless when it is over already.
+
+        It holds nothing worth saving, so it is not asked first.
+        """
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if threading.current_thread() is not self._watcher:
+            self._watcher.join()
+
+    # --- in the watching thread --------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._process = self._spawn()
+        except OSError as error:
+            self._problem = error
+            return
+        finally:
+            self._spawned.set()
+        reader = threading.Thread(target=self._read_log, name=f"log of {self.what}", daemon=True)
+        reader.start()
+        self._watch()
+        reader.join(timeout=1)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        limit_bytes = self._limits.memory_bytes
+        data_bytes = limit_bytes + UNTOUCHED_BYTES if limit_bytes else 0
+        launcher = Path(__file__).with_name("launch.py")
+        return subprocess.Popen(
+            (sys.executable, "-I", "-S", launcher, str(os.getpid()), str(data_bytes), *self._command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C at the terminal is weigh's to handle
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else a debugger is started on every abort
+        )
+
+    def _read_log(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            while raw := stream.readline(LINE_CHARACTERS):
+                line = raw.decode(errors="replace").rstrip()
+                with self._news:
+                    self._log.append((time.monotonic(), line))
+                    self._news.notify_all()
+
+    def _watch(self) -> None:
+        tree: tuple[int, ...] = ()
+        next_slow_s = 0.0
+        while self.alive:
+            if time.monotonic() >= next_slow_s:
+                tree = descendants(self.pid)
+                self._guard_machine()
+                next_slow_s = time.monotonic() + SLOW_SAMPLE_S
+            self._sample(tree)
+            self._guard_limit()
+            time.sleep(SAMPLE_S)
+
+    def _sample(self, tree: Sequence[int]) -> None:
+        now = sum((resident(pid) for pid in (self.pid, *tree)), Resident())
+        before = self._memory
+        if now.peak_bytes == 0:  # it has just ended
+            return
+        self._memory = ProcessMemory(
+            now.private_bytes,
+            now.file_bytes,
+            max(before.peak_private_bytes, now.private_bytes),
+            max(before.peak_bytes, now.peak_bytes, now.private_bytes + now.file_bytes),
+        )
+
+    def _guard_limit(self) -> None:
+        limit_bytes = self._limits.memory_bytes
+        if limit_bytes is not None and self._memory.private_bytes > limit_bytes:
+            self._end_for(
+                OutOfMemory(f"{self.what} needs more memory than the limit of {units.gib(limit_bytes)}")
+            )
+
+    def _guard_machine(self) -> None:
+        """End it before the kernel has to choose what to kill."""
+        from weigh.machine.memory import read_memory
+
+        available_bytes = read_memory().available_bytes
+        if available_bytes < LEAST_AVAILABLE_BYTES:
+            self._end_for(
+                OutOfMemory(
+                    f"{self.what} was ended because only {units.gib(available_bytes)} of memory were left"
+                )
+            )
+
+    def _end_for(self, error: EngineError) -> None:
+        self._ended_for = error
+        self.end()
+
+    # --- why it ended ------------------------------------------------------------------------------
+
+    def _error_at_exit(self) -> EngineError:
+        assert self._process is not None
+        code = self._process.returncode
+        lines = self.log()
+        said = engine_log.reason(lines)
+        if said is not None:
+            kind = OutOfMemory if engine_log.ran_out_of_memory(lines) else EngineCrashed
+            return kind(f"{self.what}: {said}")
+        if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
+            return OutOfMemory(f"{self.what} was killed by the system for lack of memory")
+        if code < 0:
+            return EngineCrashed(f"{self.what} was ended by {signal.Signals(-code).name}")
+        return EngineCrashed(f"{self.what} ended with status {code}")
+
+
+def _oom_kills() -> int:
+    """How often the kernel has killed for lack of memory since boot, inside memory groups too."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

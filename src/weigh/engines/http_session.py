@@ -1,0 +1,149 @@
+"""A model in a running llama.cpp server, spoken to over HTTP on loopback."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from weigh import units
+from weigh.engines.child import Child
+from weigh.engines.engine import Generation, Limits, ProcessMemory
+from weigh.engines.engine_log import LISTENING, LOADING
+from weigh.errors import BadInput, EngineCrashed, EngineTimeout
+
+HOST = "127.0.0.1"
+
+
+class HttpSession:
+    """See `weigh.engines.engine.Session`. Requests may be sent from several threads at once."""
+
+    def __init__(self, command: Sequence[str], limits: Limits, *, what: str) -> None:
+        """Start the server `command` and wait until its model is loaded.
+
+        Raises:
+            EngineError: it did not come up; nothing of it is left.
+        """
+        self.command = tuple(command)
+        self._silence_s = limits.silence_s
+        started_s = time.monotonic()
+        self._child = Child(command, limits, what=what)
+        try:
+            self._port = self._wait_until_healthy(started_s + limits.start_s)
+        except BaseException:
+            self._child.end()
+            raise
+        loading = self._child.said_at(LOADING)
+        self.load_s = time.monotonic() - (loading[0] if loading else started_s)
+
+    def _wait_until_healthy(self, deadline_s: float) -> int:
+        _, found = self._child.wait_for(LISTENING, deadline_s)
+        port = int(found[1])
+        while not self._healthy(port):
+            if not self._child.alive:
+                self._child.fail()
+            self._child.keep_to(deadline_s)
+            time.sleep(0.01)
+        return port
+
+    def _healthy(self, port: int) -> bool:
+        connection = http.client.HTTPConnection(HOST, port, timeout=5)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def generate(self, prompt: Sequence[int], output_tokens: int, *, reuse_cache: bool = False) -> Generation:
+        """Prefill `prompt` (token ids), then decode exactly `output_tokens`, ignoring end tokens.
+
+        Raises:
+            BadInput: the engine refuses the request, for example because it exceeds the context.
+            EngineTimeout: nothing came for `silence_s`; the engine is ended.
+            EngineError: the engine died.
+        """
+        request = {
+            "prompt": list(prompt),
+            "n_predict": output_tokens,
+            "ignore_eos": True,
+            "cache_prompt": reuse_cache,
+            # taking the likeliest token costs the engine nothing; its default samplers do
+            "samplers": ["top_k"],
+            "top_k": 1,
+            "stream": True,
+            "timings_per_token": True,
+        }
+        sent_s = time.perf_counter()
+        times_s: list[float] = []
+        last: dict[str, Any] = {}
+        for last in self._events(request):
+            # several tokens may come in one event, and some (parts of a character) in a later one
+            new = last["timings"]["predicted_n"] - len(times_s)
+            times_s += [time.perf_counter() - sent_s] * new
+        if not last.get("stop"):
+            raise EngineCrashed(f"{self._child.what} stopped after {len(times_s)} tokens")
+        return _generation(last["timings"], times_s)
+
+    def _events(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """What the server streams back, one event at a time."""
+        connection = http.client.HTTPConnection(HOST, self._port, timeout=self._silence_s)
+        try:
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", "/completion", json.dumps(request), headers)
+            response = connection.getresponse()
+            if response.status != http.HTTPStatus.OK:
+                raise _refusal(self._child.what, response.read(1 << 16))
+            while line := response.readline():
+                kind, _, data = line.partition(b":")
+                if kind == b"error":
+                    raise _refusal(self._child.what, data)
+                if kind == b"data" and data.strip() != b"[DONE]":
+                    yield json.loads(data)
+        except TimeoutError:
+            self._child.end()
+            raise EngineTimeout(
+                f"{self._child.what} was silent for {units.seconds(self._silence_s)}"
+            ) from None
+        except (OSError, http.client.HTTPException):
+            self._child.fail()
+        finally:
+            connection.close()
+
+    def memory(self) -> ProcessMemory:
+        return self._child.memory
+
+    def close(self) -> None:
+        self._child.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _generation(timings: dict[str, Any], times_s: list[float]) -> Generation:
+    return Generation(
+        prompt_tokens=timings["prompt_n"],
+        cached_tokens=timings["cache_n"],
+        output_tokens=timings["predicted_n"],
+        prefill_s=timings["prompt_ms"] / 1000,
+        decode_s=timings["predicted_ms"] / 1000,
+        token_times_s=tuple(times_s),
+    )
+
+
+def _refusal(what: str, body: bytes) -> BadInput:
+    try:
+        answer = json.loads(body)
+        message = answer.get("error", answer)["message"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message = body.decode(errors="replace").strip()[:200]
+    return BadInput(f"{what} refused the request: {message}")

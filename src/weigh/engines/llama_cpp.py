@@ -1,0 +1,85 @@
+"""llama.cpp inside a Python package (xllamacpp): the engine that everybody has."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from weigh.engines.engine import Layout, Limits, Settings
+from weigh.engines.http_session import HOST, HttpSession
+from weigh.engines.layout import layout_said_by
+from weigh.errors import EngineMissing
+
+_PACKAGE = "xllamacpp"
+_LOAD_WHOLE, _LOAD_MAPPED = 0, 1  # llama.h `enum llama_load_mode`
+_INFO, _TRACE = 3, 4
+
+
+class EmbeddedLlamaCpp:
+    """See `weigh.engines.engine.Engine`."""
+
+    name = "llama.cpp"
+
+    def version(self) -> str:
+        from importlib import metadata
+
+        try:
+            return f"{_PACKAGE} {metadata.version(_PACKAGE)}"
+        except metadata.PackageNotFoundError:
+            raise EngineMissing(
+                f"the package `{_PACKAGE}` is not installed", hint=f"pip install {_PACKAGE}"
+            ) from None
+
+    def start(self, model: Path, settings: Settings, limits: Limits) -> HttpSession:
+        """Load `model` in a child process and wait until it answers."""
+        self.version()
+        return HttpSession(_command(_parameters(model, settings)), limits, what=self.name)
+
+    def layout(self, model: Path, settings: Settings) -> Layout:
+        """The engine's own figures for memory, without allocating; a header-only file is enough.
+
+        llama.cpp's fit step lays out model, KV cache and compute buffers and prints a table. What it
+        would do next (here: stop at a check, since nothing was allocated) is not waited for.
+
+        Raises:
+            EngineError: the engine does not take the model, or says nothing of memory.
+        """
+        self.version()
+        parameters = _parameters(model, settings) | {
+            "fit_params": True,
+            "no_alloc": True,
+            "verbosity": _TRACE,
+        }
+        return layout_said_by(_command(parameters), what=self.name)
+
+
+def _command(parameters: dict[str, object]) -> tuple[str, ...]:
+    """`-P` keeps this folder out of the child's import path."""
+    script = Path(__file__).with_name("xllamacpp_child.py")
+    return (sys.executable, "-P", str(script), json.dumps(parameters))
+
+
+def _parameters(model: Path, settings: Settings) -> dict[str, object]:
+    """Names of `xllamacpp.CommonParams`, which are those of llama.cpp's `common_params`."""
+    parameters: dict[str, object] = {
+        "model.path": str(model),
+        "hostnames": [HOST],
+        "port": 0,  # any free one
+        "n_ctx": settings.context_tokens * settings.parallel,  # shared out among the sequences
+        "n_parallel": settings.parallel,
+        "n_batch": settings.batch_tokens,
+        "n_ubatch": settings.ubatch_tokens,
+        "cache_type_k": settings.kv_type_k.id,
+        "cache_type_v": settings.kv_type_v.id,
+        "load_mode": _LOAD_MAPPED if settings.mmap else _LOAD_WHOLE,
+        "fit_params": False,
+        "cache_ram_mib": 0,  # prompts kept beside the KV cache would blur the memory measured
+        "sse_ping_interval": -1,  # pings would hide that the engine hangs
+        "ui": False,
+        "verbosity": _INFO,
+    }
+    if settings.threads is not None:
+        parameters["cpuparams.n_threads"] = settings.threads
+        parameters["cpuparams_batch.n_threads"] = settings.threads
+    return parameters
