@@ -58,7 +58,11 @@ def measure_bandwidth(threads: Sequence[int] | None = None) -> Bandwidth:
     except OSError as error:
         raise WeighError(f"no {size // MIB} MiB of memory to measure bandwidth with") from error
     # Whoever holds the first byte keeps the mapping alive: also a thread still reading after Ctrl-C.
-    return _measured(ctypes.c_char.from_buffer(buffer), size, counts)
+    rates = _pass_rates(ctypes.c_char.from_buffer(buffer), size, counts)
+    source = f"every byte of {size // MIB} MiB read in turn"
+    if size < 2 * (cpu.l3_bytes or 0):
+        source += ", much of which the cache may hold: there was no memory for more"
+    return Bandwidth(tuple((count, measured_rate(rates[count], source)) for count in counts))
 
 
 def buffer_bytes(cache_bytes: int | None, available_bytes: int) -> int:
@@ -78,7 +82,8 @@ def _private_memory(size_bytes: int) -> mmap.mmap:
     return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-def _measured(first: ctypes.c_char, size_bytes: int, counts: Sequence[int]) -> Bandwidth:
+def _pass_rates(first: ctypes.c_char, size_bytes: int, counts: Sequence[int]) -> dict[int, list[float]]:
+    """Bytes/s of each round's walk by thread count, after one walk that fills the buffer."""
     fill, read = _libc_walks()
     _pass_rate(fill, counts[-1], first, size_bytes)
     rates: dict[int, list[float]] = {count: [] for count in counts}
@@ -88,8 +93,7 @@ def _measured(first: ctypes.c_char, size_bytes: int, counts: Sequence[int]) -> B
             break
         for count in counts:
             rates[count].append(_pass_rate(read, count, first, size_bytes))
-    source = f"every byte of {size_bytes // MIB} MiB read in turn"
-    return Bandwidth(tuple((count, measured_rate(rates[count], source)) for count in counts))
+    return rates
 
 
 def _libc_walks() -> tuple[_Walk, _Walk]:
