@@ -222,10 +222,7 @@ class _Model:
         return taps * (inner + 2 * self.count("ssm.group_count") * state) + state * inner
 
     def count(self, key: str, default: int = 0) -> int:
-        """A value that holds for all layers; of an array, its largest."""
-        value = self.hyper.get(key, default)
-        values = value if isinstance(value, tuple) else (value,)
-        return max((_count(key, n) for n in values), default=0)
+        return largest_count(self.hyper, key, default)
 
     def per_layer(self, key: str, default: int | tuple[int, ...]) -> tuple[int, ...]:
         value = self.hyper.get(key, default)
@@ -234,6 +231,17 @@ class _Model:
         if len(value) < self.layers:
             raise BadInput(f"`{key}` has {len(value)} values for {self.layers} layers")
         return tuple(_count(key, n) for n in value[: self.layers])
+
+
+def largest_count(hyper: Mapping[str, HyperValue], key: str, default: int = 0) -> int:
+    """A hyperparameter that is a count; of a per-layer array, its largest.
+
+    Raises:
+        BadInput: it is no count.
+    """
+    value = hyper.get(key, default)
+    values = value if isinstance(value, tuple) else (value,)
+    return max((_count(key, n) for n in values), default=0)
 
 
 def _count(key: str, value: Scalar) -> int:
