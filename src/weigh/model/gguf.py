@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import repeat
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +34,7 @@ MOST_STRINGS = 1 << 22  # in one array; real vocabularies and merges stay below 
 MOST_KEPT = 4096  # values of an array that are kept; per-layer arrays have at most 512
 MOST_LAYERS = 4096  # llama.cpp stops at 512
 MOST_DIMENSIONS = 4
+MOST_ELEMENTS = 1 << 48  # of one tensor
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -117,7 +119,6 @@ def _read_part(path: Path) -> _Part:
             try:
                 return _Header(path, file, size, jump=True).part()
             except BadFile:  # damaged, or the jump went wrong: the careful way tells
-                file.seek(0)
                 return _Header(path, file, size, jump=False).part()
     except OSError as error:
         raise BadFile(path, f"cannot be read ({error.strerror})") from error
@@ -137,7 +138,7 @@ class _Header:
 
     def __init__(self, path: Path, file: BinaryIO, size_bytes: int, *, jump: bool) -> None:
         self.path, self.file, self.size, self.jump = path, file, size_bytes, jump
-        self.data = bytearray()
+        self.data = b""
         self.pos = 0
         self.order = "<"
 
@@ -164,11 +165,10 @@ class _Header:
         return tensors, pairs
 
     def _unlike_gguf(self) -> BadFile:
-        start = bytes(self.data)
-        if not start:
+        if not self.data:
             return BadFile(self.path, "is empty")
         for pattern, problem, hint in _SIGNATURES:
-            if pattern.match(start):
+            if pattern.match(self.data):
                 return BadFile(self.path, problem, hint=hint)
         return BadFile(self.path, "is not a GGUF file: it does not begin with `GGUF`")
 
@@ -179,7 +179,7 @@ class _Header:
         lengths: dict[str, int] = {}
         seen: set[str] = set()
         for _ in range(count):
-            key = self._string(1 << 16)
+            key = self._label()
             if key in seen:
                 raise self._bad(f"metadata `{key}` is there twice")
             seen.add(key)
@@ -194,7 +194,7 @@ class _Header:
 
     def _scalar(self, key: str, kind: int) -> Scalar:
         if kind == _STRING:
-            return self._string(self.size)
+            return self._text(self.size)
         if kind not in _SCALARS:
             raise self._bad(f"metadata `{key}` has unknown type {kind}")
         value: Scalar = self._numbers(_SCALARS[kind])[0]
@@ -235,14 +235,16 @@ class _Header:
         return True
 
     def _walk(self, count: int) -> None:
-        """Step over `count` strings, a few thousand at a time so that the loop needs no checks."""
+        """Step over `count` strings, whatever they hold."""
         length_at = struct.Struct(self.order + "Q").unpack_from
         position, data = self.pos, self.data
         for _ in repeat(None, count):
-            if position + 8 > len(data):
-                self.pos = position
+            try:
+                position += 8 + length_at(data, position)[0]
+            except (struct.error, OverflowError):  # not read so far, or not in the file at all
                 self._load(position + 8)
-            position += 8 + length_at(data, position)[0]
+                data = self.data
+                position += 8 + length_at(data, position)[0]
         self.pos = position
 
     # tensors
@@ -261,14 +263,14 @@ class _Header:
                 raise self._bad(f"tensor `{tensor.name}` lies at {offset} where {stored} was expected")
             end = offset + _tensor_bytes(tensor)
             stored = -(-end // alignment) * alignment
-        self._load(self.pos)
+        self._load(self.pos)  # skipped values have to be there too
         if tensors:
             self._require_data(-(-self.pos // alignment) * alignment + end)
         return tuple(tensors.values())
 
     def _tensor(self) -> tuple[_Tensor, int]:
         """A tensor and where it lies in the data."""
-        name = self._string(1 << 10)
+        name = self._label()
         if "{" in name or "\\" in name:
             raise self._bad(f"tensor name `{name}` is none that a model has")
         (dimensions,) = self._numbers("I")
@@ -277,17 +279,16 @@ class _Header:
         *shape, kind, offset = self._numbers(f"{dimensions}QIQ")
         if kind not in BY_ID:
             raise self._bad(f"tensor `{name}` has unknown type {kind}")
-        return _Tensor(
-            name, self._checked_shape(name, tuple(shape) or (1,), BY_ID[kind]), BY_ID[kind]
-        ), offset
+        tensor = _Tensor(name, tuple(shape) or (1,), BY_ID[kind])
+        self._check_shape(tensor)
+        return tensor, offset
 
-    def _checked_shape(self, name: str, shape: tuple[int, ...], kind: GgmlType) -> tuple[int, ...]:
-        # beyond the file's own size in blocks no product can be true, so none gets large
-        if any(not 1 <= n <= self.size * kind.block_weights for n in shape):
-            raise self._bad(f"tensor `{name}` of {' x '.join(map(str, shape))} cannot be in this file")
-        if shape[0] % kind.block_weights:
-            raise self._bad(f"tensor `{name}`: rows of {shape[0]} are no whole blocks of {kind.name}")
-        return shape
+    def _check_shape(self, tensor: _Tensor) -> None:
+        name, shape, block = tensor.name, tensor.shape, tensor.type.block_weights
+        if not 1 <= prod(shape) <= MOST_ELEMENTS:
+            raise self._bad(f"tensor `{name}` of {' x '.join(map(str, shape))} is in no model")
+        if shape[0] % block:
+            raise self._bad(f"tensor `{name}`: rows of {shape[0]} are no whole blocks of {tensor.type.name}")
 
     def _require_data(self, end: int) -> None:
         if end > self.size:
@@ -306,14 +307,18 @@ class _Header:
         self.pos += layout.size
         return found
 
-    def _string(self, most_bytes: int) -> str:
+    def _text(self, most_bytes: int) -> str:
         (length,) = self._numbers("Q")
         if length > min(most_bytes, self.size - self.pos):
             raise self._bad(f"a string of {length} bytes cannot be")
         self._load(self.pos + length)
         text = self.data[self.pos : self.pos + length].decode(errors="backslashreplace")
         self.pos += length
-        return text if text.isprintable() or most_bytes == self.size else printable(text)
+        return text
+
+    def _label(self) -> str:
+        """The name of a tensor or of a metadata entry, safe to print."""
+        return printable(self._text(1 << 16))
 
     def _require_room(self, what: str, count: int, least_bytes: int) -> None:
         """Refuse a count that cannot be true, before anything is made of it."""
@@ -322,8 +327,7 @@ class _Header:
 
     def _load(self, end: int) -> None:
         """Have the first `end` bytes of the file in `data`."""
-        missing = end - len(self.data)
-        if missing <= 0:
+        if end <= len(self.data):
             return
         if end > self.size:
             raise BadFile(
@@ -333,9 +337,9 @@ class _Header:
             )
         if end > MOST_HEADER_BYTES:
             raise self._bad(f"the header does not end within {MOST_HEADER_BYTES >> 20} MiB")
-        # at least as much as there is already, so that few reads add up
-        wanted = min(max(missing, len(self.data), 1 << 20), self.size - len(self.data))
-        self.data += self.file.read(wanted)
+        # Reading again from the start costs less than growing what is there; each time four times as much.
+        self.file.seek(0)
+        self.data = self.file.read(min(max(end, 4 * len(self.data), 1 << 20), self.size, MOST_HEADER_BYTES))
         if len(self.data) < end:
             raise self._bad("the file shrank while it was read")
 
@@ -426,8 +430,8 @@ def _architecture(part: _Part) -> str:
     kind = part.values.get("general.type", "model")
     name = part.values.get("general.architecture")
     if kind != "model" or name == "clip":
-        said = printable(str(kind if kind != "model" else "projector"))
-        raise BadFile(part.path, f"holds no language model but a `{said}`")
+        said = printable(str(name if kind == "model" else kind))
+        raise BadFile(part.path, f"is no language model: its kind is `{said}`")
     if not isinstance(name, str) or not name:
         raise BadFile(part.path, "does not say its architecture")
     return printable(name)
