@@ -8,28 +8,29 @@ One setup a model is shown: the one that ranks best.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
 from weigh import units
 from weigh.advise.needs import Need
+from weigh.bench.here import Here
 from weigh.engines.engine import Settings
-from weigh.estimate.calibration import Calibration
-from weigh.estimate.quality import Quality, quality
+from weigh.estimate.quality import Quality, quality, traits
 from weigh.estimate.setup import SetupEstimate, estimate
 from weigh.estimate.speed import Workload
 from weigh.figure import Figure
-from weigh.machine import Machine
 from weigh.model.catalog import CatalogEntry, catalog
 from weigh.model.ggml_types import GgmlType
 from weigh.model.quantization import quantize
 
 RECIPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K")
-NATIVE_RECIPE = "MXFP4"  # gpt-oss is published in it and loses by anything else
 
 # Decode speed stops mattering at this multiple of the need's minimum: nobody reads faster.
 SATURATION = 8.0
+# Quality points that speed at saturation is worth to a task that cares for speed alone: the index spans
+# about this much between the weakest and the best model of the catalog.
+SPEED_POINTS = 50.0
 # Points of quality a model loses per year of age among equals: newest good models first.
 AGE_POINTS_PER_YEAR = 0.5
 
@@ -95,10 +96,8 @@ class Answer:
 
 def recommend(
     need: Need,
-    machine: Machine,
-    calibration: Calibration | None,
+    here: Here,
     *,
-    cpu_features: Collection[str],
     workload: Workload = Workload(),  # noqa: B008 - frozen
     kv_type: GgmlType = GgmlType.F16,
     limit: int = 8,
@@ -107,7 +106,7 @@ def recommend(
 
     Without a calibration speeds are unknown: nothing is called too slow, and the order is by quality.
     """
-    available = max(0, machine.memory.available_bytes - need.reserve_bytes)
+    available = here.available_bytes(need.reserve_bytes)
     settings = Settings(
         context_tokens=need.context_tokens, parallel=need.users, kv_type_k=kv_type, kv_type_v=kv_type
     )
@@ -115,7 +114,7 @@ def recommend(
         _judged(need, entry, found)
         for entry in catalog()
         if not entry.unsupported and need.task.wants(entry.id)
-        for found in _setups(entry, settings, workload, available, calibration, cpu_features)
+        for found in _setups(here, entry, settings, workload, available)
     ]
     meeting = sorted((r for r in weighed if r.meets), key=lambda r: -r.rank_points)
     ranked = _best_per_model(meeting)[:limit]
@@ -135,12 +134,7 @@ def recommend(
 
 
 def _setups(
-    entry: CatalogEntry,
-    settings: Settings,
-    workload: Workload,
-    available: int,
-    calibration: Calibration | None,
-    cpu_features: Collection[str],
+    here: Here, entry: CatalogEntry, settings: Settings, workload: Workload, available: int
 ) -> Iterator[SetupEstimate]:
     """The model of `entry` at every recipe worth weighing."""
     whole = entry.spec()
@@ -150,8 +144,8 @@ def _setups(
             settings,
             workload,
             available_bytes=available,
-            calibration=calibration,
-            cpu_features=cpu_features,
+            calibration=here.calibration,
+            cpu_features=here.cpu_features,
         )
 
 
@@ -164,13 +158,14 @@ def _judged(need: Need, entry: CatalogEntry, found: SetupEstimate) -> Recommenda
         estimate=found,
         quality=judged,
         first_token_s=first_token,
-        rank_points=_rank_points(need, found, judged, entry.release_date),
+        rank_points=_rank_points(need, entry, found, judged),
         shortfalls=tuple(_shortfalls(need, found, first_token)),
     )
 
 
 def _recipes(entry: CatalogEntry) -> tuple[str, ...]:
-    return (NATIVE_RECIPE,) if entry.family == "gpt-oss" else RECIPES
+    habits = traits(entry.id)
+    return (habits.native_format,) if habits and habits.native_format else RECIPES
 
 
 def _shortfalls(need: Need, found: SetupEstimate, first_token: Figure | None) -> Iterator[Shortfall]:
@@ -195,15 +190,28 @@ def _shortfalls(need: Need, found: SetupEstimate, first_token: Figure | None) ->
         yield Shortfall("first token", text, first_token.value / need.max_ttft_s)
 
 
-def _rank_points(need: Need, found: SetupEstimate, judged: Quality, released: date | None) -> float:
-    """Quality points (0..100) weighted against speed, saturating at SATURATION times the minimum."""
+def _rank_points(need: Need, entry: CatalogEntry, found: SetupEstimate, judged: Quality) -> float:
+    """Quality points weighed against speed.
+
+    Quality counts midway between its value and the low end of its interval, so that of two models the
+    better known one wins. Speed is that of a whole answer, thinking included, and saturates.
+    """
     weight = need.task.quality_weight
-    age_years = (date.today() - released).days / 365 if released else 3.0
-    points = weight * (judged.score.value - AGE_POINTS_PER_YEAR * age_years)
+    age_years = (date.today() - entry.release_date).days / 365 if entry.release_date else 3.0
+    points = weight * ((judged.score.value + judged.score.low) / 2 - AGE_POINTS_PER_YEAR * age_years)
     if found.speed is not None:
-        ratio = found.speed.decode_tokens_per_s.value / max(need.min_decode_tokens_per_s, 0.1)
-        points += (1 - weight) * 100 * min(1.0, max(0.0, math.log(ratio, SATURATION)))
+        wanted = max(need.min_decode_tokens_per_s, 0.1)
+        ratio = found.speed.decode_tokens_per_s.value * _answer_share(need, entry.id) / wanted
+        points += (1 - weight) * SPEED_POINTS * min(1.0, max(0.0, math.log(ratio, SATURATION)))
     return points
+
+
+def _answer_share(need: Need, model_id: str) -> float:
+    """Share of the output tokens that are the answer: a model that always thinks first writes more."""
+    habits = traits(model_id)
+    if habits is None or habits.thinking != "always":
+        return 1.0
+    return need.output_tokens / (need.output_tokens + need.task.thinking_tokens)
 
 
 def _best_per_model(ranked: list[Recommendation]) -> list[Recommendation]:

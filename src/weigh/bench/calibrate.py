@@ -41,9 +41,11 @@ FORMATS = (
     GgmlType.F16,
     GgmlType.Q2_K,
 )
-PREFILL_TOKENS = 96
-DECODE_TOKENS = 12
+PREFILL_TOKENS = 64
+DECODE_TOKENS = 10
+REPETITIONS = 2
 DEPTH_TOKENS = 1024
+CHECK_MODEL = "meta-llama/Llama-3.2-1B-Instruct"
 FORMATS_SHARE = 0.7  # of the time budget
 
 
@@ -55,6 +57,7 @@ class _Bench:
     ) -> None:
         self.machine, self.engine, self._folder = machine, engine, folder
         self._progress, self._total, self._done = progress, probes_total, 0
+        self.cpu_features = engine.cpu_features(machine.cpu.instruction_sets)
         self.steps_spread: list[float] = []
         self.read_bytes_per_s: float | None = None
 
@@ -78,6 +81,7 @@ class _Bench:
                     prompt_tokens=prompt_tokens,
                     output_tokens=output_tokens,
                     depth_tokens=depth_tokens,
+                    repetitions=REPETITIONS,
                 )
             if measure_disk:
                 rate = measure_read_rate(path)
@@ -121,8 +125,11 @@ def calibrate(
     progress("memory bandwidth", 0.95)
     bandwidth = measure_bandwidth()
     progress("done", 1.0)
+    copying = bandwidth.best.value / 2  # a byte is read and written
     return replace(
         draft,
+        load_bytes_per_s=min(draft.load_bytes_per_s, copying),
+        repack_bytes_per_s=min(draft.repack_bytes_per_s, copying),
         read_bytes_per_s=bench.read_bytes_per_s,
         memory_read=tuple((n, f.value, f.low, f.high) for n, f in bandwidth.by_threads),
         noise=statistics.median(bench.steps_spread),
@@ -157,7 +164,7 @@ def _fixed_times(bench: _Bench) -> Calibration:
         tiny(few, probes.SMALL_VOCAB),
         tiny(few, probes.LARGE_VOCAB),
     )
-    layer_s = max(1e-6, (deep.decode_step_s - flat.decode_step_s) / (many - few))
+    layer_s = max(1e-6, (deep.typical_step_s - flat.typical_step_s) / (many - few))
     return Calibration(
         engine=bench.engine.name,
         engine_version=bench.engine.version(),
@@ -168,8 +175,8 @@ def _fixed_times(bench: _Bench) -> Calibration:
         expert_decode=1.0,
         expert_prefill=1.0,
         layer_s=layer_s,
-        token_s=max(1e-6, flat.decode_step_s - few * layer_s),
-        vocab_s=max(0.0, (wide.decode_step_s - flat.decode_step_s) / words),
+        token_s=max(1e-6, flat.typical_step_s - few * layer_s),
+        vocab_s=max(0.0, (wide.typical_step_s - flat.typical_step_s) / words),
         kv_bytes_per_s=math.inf,
         attention_flops_per_s=math.inf,
         load_bytes_per_s=math.inf,
@@ -211,7 +218,7 @@ def _with_format(draft: Calibration, kind: GgmlType, spec: ModelSpec, seen: Driv
     weights = sum(n for _, n in (*todo.dense, todo.output))
     explained = decode_step_s(todo, blank, cached_tokens=DECODE_TOKENS / 2)
     decode_rate = (
-        weights * kind.block_bytes / kind.block_weights / _remainder_s(seen.decode_step_s, explained)
+        weights * kind.block_bytes / kind.block_weights / _remainder_s(seen.typical_step_s, explained)
     )
     half = replace(
         blank, formats={**draft.formats, kind.name: replace(unknown, decode_bytes_per_s=decode_rate)}
@@ -220,7 +227,7 @@ def _with_format(draft: Calibration, kind: GgmlType, spec: ModelSpec, seen: Driv
     flops = 2 * PREFILL_TOKENS * sum(n for _, n in todo.dense)
     rate = FormatRate(
         decode_bytes_per_s=decode_rate,
-        prefill_flops_per_s=flops / _remainder_s(seen.prefill_s, explained),
+        prefill_flops_per_s=flops / _remainder_s(seen.fastest_prefill_s, explained),
         spread=relative_spread(seen.step_times_s),
     )
     return replace(draft, formats={**draft.formats, kind.name: rate})
@@ -228,7 +235,7 @@ def _with_format(draft: Calibration, kind: GgmlType, spec: ModelSpec, seen: Driv
 
 def _with_load_rates(draft: Calibration, bench: _Bench, spec: ModelSpec, seen: Drive) -> Calibration:
     """Q8_0 is read as it lies (no CPU build rewrites all of it but ARM's), Q4_K is rewritten on x86."""
-    repacked = memory(spec, Settings(), bench.machine.cpu.instruction_sets).repacked_bytes
+    repacked = memory(spec, Settings(), bench.cpu_features).repacked_bytes
     explained = load_s(work(spec), draft, file_bytes=spec.tensor_bytes, repacked_bytes=repacked)
     remainder = _remainder_s(seen.load_s, explained)
     if repacked and math.isinf(draft.repack_bytes_per_s):
@@ -243,15 +250,15 @@ def _expert_rates(bench: _Bench, draft: Calibration) -> Calibration:
     spec = probes.mixture("experts", GgmlType.Q4_K, layers=2, experts=48)
     seen = bench.run(spec, "experts")
     todo, around = work(spec), replace(work(spec), experts=())
-    step = {"cached_tokens": DECODE_TOKENS / 2}
-    rest = decode_step_s(around, draft, **step)
-    as_dense = decode_step_s(todo, draft, **step) - rest
+    cached = DECODE_TOKENS / 2
+    rest = decode_step_s(around, draft, cached_tokens=cached)
+    as_dense = decode_step_s(todo, draft, cached_tokens=cached) - rest
     rest_prefill = prefill_s(around, draft, tokens=PREFILL_TOKENS)
     as_dense_prefill = prefill_s(todo, draft, tokens=PREFILL_TOKENS) - rest_prefill
     return replace(
         draft,
-        expert_decode=as_dense / _remainder_s(seen.decode_step_s, rest),
-        expert_prefill=as_dense_prefill / _remainder_s(seen.prefill_s, rest_prefill),
+        expert_decode=as_dense / _remainder_s(seen.typical_step_s, rest),
+        expert_prefill=as_dense_prefill / _remainder_s(seen.fastest_prefill_s, rest_prefill),
     )
 
 
@@ -271,10 +278,10 @@ def _attention_rates(bench: _Bench, draft: Calibration) -> Calibration:
     todo = work(spec)
     (attention,) = todo.attention
     cached = DEPTH_TOKENS + DECODE_TOKENS / 2
-    remainder = _remainder_s(seen.decode_step_s, decode_step_s(todo, draft, cached_tokens=cached))
+    remainder = _remainder_s(seen.typical_step_s, decode_step_s(todo, draft, cached_tokens=cached))
     pairs = PREFILL_TOKENS * DEPTH_TOKENS + PREFILL_TOKENS**2 / 2
     prefill_remainder = _remainder_s(
-        seen.prefill_s, prefill_s(todo, draft, tokens=PREFILL_TOKENS, depth_tokens=DEPTH_TOKENS)
+        seen.fastest_prefill_s, prefill_s(todo, draft, tokens=PREFILL_TOKENS, depth_tokens=DEPTH_TOKENS)
     )
     return replace(
         draft,
@@ -285,7 +292,7 @@ def _attention_rates(bench: _Bench, draft: Calibration) -> Calibration:
 
 def _checked(bench: _Bench, draft: Calibration) -> Calibration:
     """Predict a mix nobody was fitted to, then run it."""
-    whole = catalog().entry("meta-llama/Llama-3.2-1B-Instruct").spec()
+    whole = catalog().by_id[CHECK_MODEL].spec()
     spec = quantize(truncated(whole, 4), "Q4_K_M")
     seen = bench.run(spec, "checking the prediction")
     todo = work(spec)
@@ -293,6 +300,6 @@ def _checked(bench: _Bench, draft: Calibration) -> Calibration:
     prefill = prefill_s(todo, draft, tokens=PREFILL_TOKENS)
     return replace(
         draft,
-        check_decode=seen.decode_step_s / decode,
-        check_prefill=seen.prefill_s / prefill,
+        check_decode=seen.typical_step_s / decode,
+        check_prefill=seen.fastest_prefill_s / prefill,
     )

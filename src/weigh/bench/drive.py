@@ -28,14 +28,14 @@ class Drive:
     memory: ProcessMemory
 
     @property
-    def prefill_s(self) -> float:
-        """Median over the repetitions."""
-        return statistics.median(g.prefill_s for g in self.prefills)
+    def typical_step_s(self) -> float:
+        """Median of single decode steps: a burst of other work on the machine hardly moves it."""
+        return statistics.median(self.step_times_s)
 
     @property
-    def decode_step_s(self) -> float:
-        """Median over the repetitions of the mean decode step."""
-        return statistics.median(g.decode_s / (g.output_tokens - 1) for g in self.decodes)
+    def fastest_prefill_s(self) -> float:
+        """Other work only ever slows a run down, so of very few the fastest tells most."""
+        return min(g.prefill_s for g in self.prefills)
 
     @property
     def step_times_s(self) -> tuple[float, ...]:

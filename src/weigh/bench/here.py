@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weigh.bench.drive import Progress
-from weigh.engines import Engine, default_engine
-from weigh.engines.engine import Layout, Settings
+from weigh.engines import default_engine
+from weigh.engines.engine import Engine, Layout, Settings
 from weigh.errors import EngineMissing
 from weigh.estimate.calibration import Calibration
-from weigh.estimate.setup import SetupEstimate, default_reserve_bytes, estimate
+from weigh.estimate.setup import SetupEstimate, estimate
 from weigh.estimate.speed import Workload
 from weigh.machine import Machine, models_folder, probe
 from weigh.model.spec import ModelSpec
@@ -30,6 +30,15 @@ class Here:
     engine_version: str
     calibration: Calibration | None
     cpu_features: tuple[str, ...]
+
+    def available_bytes(self, reserve_bytes: int | None) -> int:
+        """Memory a model may take: what is free now less what is to stay free.
+
+        None reserves 2 GiB for everything else, but never more than an eighth of the memory.
+        """
+        if reserve_bytes is None:
+            reserve_bytes = min(2 << 30, self.machine.memory.usable_bytes // 8)
+        return max(0, self.machine.memory.available_bytes - reserve_bytes)
 
 
 def scratch_folder() -> Path:
@@ -62,19 +71,23 @@ def here(*, calibrate: bool = True, again: bool = False, progress: Progress | No
 
         known = measure(machine, engine, folder=scratch_folder(), progress=progress or (lambda s, d: None))
         store.save_calibration(known)
-    return Here(machine, engine, version, known, engine.cpu_features(machine.cpu))
+    return Here(machine, engine, version, known, engine.cpu_features(machine.cpu.instruction_sets))
 
 
 def weigh_here(
-    here: Here, spec: ModelSpec, settings: Settings, workload: Workload, *, reserve_bytes: int | None = None
+    here: Here,
+    spec: ModelSpec,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    workload: Workload = Workload(),  # noqa: B008 - frozen
+    *,
+    reserve_bytes: int | None = None,
 ) -> SetupEstimate:
     """One setup weighed against what is free on this machine now."""
-    reserved = default_reserve_bytes(here.machine) if reserve_bytes is None else reserve_bytes
     return estimate(
         spec,
         settings,
         workload,
-        available_bytes=max(0, here.machine.memory.available_bytes - reserved),
+        available_bytes=here.available_bytes(reserve_bytes),
         calibration=here.calibration,
         cpu_features=here.cpu_features,
     )

@@ -28,12 +28,12 @@ class _Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            from weigh.errors import UnknownName
-            from weigh.model.names import close_names
+            from difflib import get_close_matches
 
-            raise UnknownName(
-                "command", name, close=close_names(name, list(self.commands)), hint="see `weigh --help`"
-            )
+            from weigh.errors import UnknownName
+
+            close = get_close_matches(name, list(self.commands), n=2)
+            raise UnknownName("command", name, close=close, hint="see `weigh --help`")
         return super().resolve_command(ctx, args)
 
 
@@ -281,9 +281,7 @@ def _recommend(
     with _here(calibrate=not no_calibrate) as here:
         answer = search(
             asked,
-            here.machine,
-            here.calibration,
-            cpu_features=here.cpu_features,
+            here,
             workload=workload[0],
             kv_type=workload[1],
             limit=limit,

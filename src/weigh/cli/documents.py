@@ -9,6 +9,7 @@ from weigh.advise.needs import Need
 from weigh.advise.search import Answer, Recommendation
 from weigh.bench.here import Here
 from weigh.bench.trial import Trial
+from weigh.engines.engine import Layout
 from weigh.estimate.quality import Quality
 from weigh.estimate.setup import SetupEstimate
 from weigh.estimate.speed import SpeedEstimate
@@ -109,8 +110,8 @@ def speed_document(speed: SpeedEstimate | None) -> Document | None:
     }
 
 
-def setup_document(found: SetupEstimate) -> Document:
-    return {
+def setup_document(found: SetupEstimate, layout: Layout | None) -> Document:
+    document: Document = {
         "model": found.spec.name,
         "quantization": found.spec.quantization,
         "fits": found.fits,
@@ -123,6 +124,9 @@ def setup_document(found: SetupEstimate) -> Document:
         "memory": memory_document(found),
         "speed": speed_document(found.speed),
     }
+    if layout is not None:
+        document["engine_layout"] = asdict(layout) | {"total_bytes": layout.total_bytes}
+    return document
 
 
 def quality_document(judged: Quality) -> Document:

@@ -18,7 +18,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 KV_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
 
 
-class Bytes(click.ParamType):
+class Bytes(click.ParamType[int]):
     """A size such as `4G`."""
 
     name = "size"
@@ -30,7 +30,7 @@ class Bytes(click.ParamType):
             self.fail(f"{error.message}; {error.hint}", param, ctx)
 
 
-class Tokens(click.ParamType):
+class Tokens(click.ParamType[int]):
     """A number of tokens such as `8192` or `8k`."""
 
     name = "tokens"
@@ -47,7 +47,7 @@ class Tokens(click.ParamType):
             self.fail(f"{error.message}; {error.hint}", param, ctx)
 
 
-class KvType(click.ParamType):
+class KvType(click.ParamType[GgmlType]):
     """A number format of the KV cache."""
 
     name = "type"

@@ -159,7 +159,7 @@ def show_model(spec: ModelSpec) -> None:
         f"{len(m.layers)} {m.kind}" + (f" ({m.window})" if m.window else "") for m in spec.mixers
     )
     active = f", {units.count(spec.active_parameters)} active" if spec.experts else ""
-    on_disk = spec.file_bytes or file_bytes(spec)
+    on_disk, about = spec.file_bytes or file_bytes(spec), "" if spec.file_bytes else "about "
     _facts(
         [
             ("Model", f"{spec.name} ({spec.architecture})"),
@@ -167,7 +167,7 @@ def show_model(spec: ModelSpec) -> None:
             (
                 "Weights",
                 f"{units.gib(spec.tensor_bytes)} in {spec.quantization},"
-                f" {spec.bits_per_weight:.2f} bits per weight; file {'' if spec.file_bytes else 'about '}{units.gib(on_disk)}",
+                f" {spec.bits_per_weight:.2f} bits per weight; file {about}{units.gib(on_disk)}",
             ),
             ("Layers", f"{spec.layers}: {kinds}; width {spec.hidden:,}, vocabulary {spec.vocab:,}"),
             *(
@@ -380,7 +380,7 @@ def show_trial(result: Trial) -> None:
         ("load", speed.load_s if speed else None, result.load_s),
         ("prefill tokens/s", speed.prefill_tokens_per_s if speed else None, result.prefill_tokens_per_s),
         ("decode tokens/s", speed.decode_tokens_per_s if speed else None, result.decode_tokens_per_s),
-        ("peak memory", estimated.peak_memory, result.peak_memory_bytes),
+        ("peak memory", estimated.peak_memory_bytes, result.peak_memory_bytes),
     ]
     for name, expected, seen in pairs:
         ratio = f"{seen.value / expected.value:.2f}" if expected else ""

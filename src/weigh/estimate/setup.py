@@ -11,7 +11,6 @@ from weigh.estimate.memory import MemoryEstimate, max_context_tokens, memory
 from weigh.estimate.speed import SpeedEstimate, Workload, speed, ttft
 from weigh.estimate.work import work
 from weigh.figure import Figure
-from weigh.machine import Machine
 from weigh.model.quantization import file_bytes
 from weigh.model.spec import MixerKind, ModelSpec
 
@@ -48,6 +47,11 @@ class SetupEstimate:
     @property
     def fits(self) -> bool:
         return self.memory.total_bytes <= self.available_bytes
+
+    @property
+    def peak_memory_bytes(self) -> Figure:
+        """Highest resident memory of a run, droppable file pages included."""
+        return Figure.exact(self.memory.resident_bytes, "bytes")
 
     @property
     def max_context_tokens(self) -> int:
@@ -95,8 +99,3 @@ def estimate(
 
 def _unmeasured(spec: ModelSpec) -> bool:
     return any(mixer.kind in (MixerKind.RECURRENT, MixerKind.LATENT) for mixer in spec.mixers)
-
-
-def default_reserve_bytes(machine: Machine) -> int:
-    """Memory left free for everything else when the user names no reserve: 2 GiB, an eighth at most."""
-    return min(2 << 30, machine.memory.usable_bytes // 8)

@@ -7,7 +7,8 @@ Prefill of T tokens   sum over formats of 2 x weights x T / prefill rate, but at
                       weights once per micro-batch; + attention over T x depth + T^2 / 2 pairs;
                       the output matrix once, for the last token
 Load                  engine start + vocabulary + file bytes / load rate + repacked bytes / repack rate
-                      + the engine's warm-up step, which visits every expert
+                      + the engine's warm-up step, which visits every expert;
+                      + file bytes / read rate of the disk when the file is not in memory yet
 """
 
 from __future__ import annotations
@@ -119,23 +120,12 @@ def _attended_pairs(attention: AttentionWork, tokens: int, depth_tokens: int) ->
     return min(pairs, tokens * attention.window) if attention.window else pairs
 
 
-def load_s(
-    work: Work, calibration: Calibration, *, file_bytes: int, repacked_bytes: int, cold: bool = False
-) -> float:
-    """Seconds from starting the engine to its readiness, with the file in the page cache or not.
-
-    Raises:
-        ValueError: `cold` without a measured read rate.
-    """
+def load_s(work: Work, calibration: Calibration, *, file_bytes: int, repacked_bytes: int) -> float:
+    """Seconds from starting the engine to its readiness, with the file in the page cache."""
     total = calibration.load_fixed_s + calibration.load_vocab_s * work.vocab
     total += file_bytes / calibration.load_bytes_per_s + repacked_bytes / calibration.repack_bytes_per_s
     warm_up_layers = [*work.dense, *work.experts, work.output]
-    total += sum(_weights_step_s(k, w, 0, calibration.rate(k), 1) for k, w in warm_up_layers)
-    if cold:
-        if calibration.read_bytes_per_s is None:
-            raise ValueError("the read rate of the disk is not known")
-        total += file_bytes / calibration.read_bytes_per_s
-    return total
+    return total + sum(_weights_step_s(k, w, 0, calibration.rate(k), 1) for k, w in warm_up_layers)
 
 
 def ttft(
@@ -181,9 +171,8 @@ def speed(
         math.log(calibration.check_decode),
         SMALL_BATCH_ERROR if workload.parallel > 1 else 0.0,
     )
-    files = {"file_bytes": file_bytes, "repacked_bytes": repacked_bytes}
-    warm = load_s(work, calibration, **files)
-    cold = load_s(work, calibration, **files, cold=True) if calibration.read_bytes_per_s else None
+    warm = load_s(work, calibration, file_bytes=file_bytes, repacked_bytes=repacked_bytes)
+    read_s = file_bytes / calibration.read_bytes_per_s if calibration.read_bytes_per_s else None
     return SpeedEstimate(
         prefill_tokens_per_s=Figure(
             workload.prompt_tokens / first.value,
@@ -195,7 +184,7 @@ def speed(
         decode_tokens_per_s=Figure.within(1 / step, decode_error, "tokens/s", Basis.CALIBRATED),
         ttft_s=first,
         load_s=Figure.within(warm, LOAD_ERROR, "s", Basis.CALIBRATED),
-        load_cold_s=Figure.within(cold, LOAD_ERROR, "s", Basis.CALIBRATED) if cold else None,
+        load_cold_s=Figure.within(warm + read_s, LOAD_ERROR, "s", Basis.CALIBRATED) if read_s else None,
     )
 
 
