@@ -40,7 +40,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 # A key's length in little endian, but for its first byte, and how keys after a vocabulary begin.
 _NEXT_KEY = bytes(7) + b"tokenizer."
-_SPLIT_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+SPLIT_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 _LAYER_NAME = re.compile(r"(.*\bblk\.)(0|[1-9]\d{0,4})(\..+)")
 
 # Source: llama.cpp `include/llama.h`, `enum llama_ftype`.
@@ -373,7 +373,7 @@ def _all_parts(found: _Part) -> tuple[_Part, ...]:
 
 
 def _part_paths(path: Path, count: int) -> list[Path]:
-    match = _SPLIT_NAME.fullmatch(path.name)
+    match = SPLIT_NAME.fullmatch(path.name)
     if match is None or int(match[3]) != count:
         raise BadFile(
             path,
@@ -462,7 +462,7 @@ def _name(part: _Part) -> str:
     said = part.values.get("general.name")
     if isinstance(said, str) and said.strip():
         return printable(said.strip())
-    match = _SPLIT_NAME.fullmatch(part.path.name)
+    match = SPLIT_NAME.fullmatch(part.path.name)
     return match[1] if match else part.path.stem
 
 
