@@ -21,13 +21,52 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 
 DATA = Path(__file__).parents[1] / "src" / "weigh" / "data"
-RECIPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_0", "Q3_K_M", "Q3_K_S", "Q2_K")
+RECIPES = (
+    "F16",
+    "Q8_0",
+    "Q6_K",
+    "Q5_K_M",
+    "Q5_K_S",
+    "Q5_1",
+    "Q5_0",
+    "Q4_K_M",
+    "Q4_K_S",
+    "Q4_1",
+    "Q4_0",
+    "Q3_K_L",
+    "Q3_K_M",
+    "Q3_K_S",
+    "Q2_K",
+)
+# Recipes that are made with an importance matrix only; their rows are taken as such.
+WITH_MATRIX = (
+    "IQ4_NL",
+    "IQ4_XS",
+    "IQ3_M",
+    "IQ3_S",
+    "IQ3_XS",
+    "IQ3_XXS",
+    "IQ2_M",
+    "IQ2_S",
+    "IQ2_XS",
+    "IQ2_XXS",
+)
 # The very model a divergence was measured on: printed name -> catalog id.
 MEASURED = {
     "Llama-3-8B": "meta-llama/Meta-Llama-3-8B",
     "Llama-2-7B": "meta-llama/Llama-2-7b-hf",
     "Qwen3.5-9B": "Qwen/Qwen3.5-9B",
     "Qwen3.5-35B-A3B": "Qwen/Qwen3.5-35B-A3B",
+}
+# Relatives of a measured model (same pretraining or the next round of it): id prefix -> printed name.
+FAMILIES = {
+    "meta-llama/Meta-Llama-3-": "Llama-3-8B",
+    "meta-llama/Llama-3.": "Llama-3-8B",
+    "NousResearch/Hermes-3-Llama-3.1": "Llama-3-8B",
+    "Qwen/Qwen3.5-": "Qwen3.5-9B",
+    "Qwen/Qwen3.6-": "Qwen3.5-9B",
+    "meta-llama/Llama-2-": "Llama-2-7B",
+    "codellama/": "Llama-2-7B",
 }
 OLD_BEFORE_YEAR = 2024.2  # Llama 3 (15 T tokens) is the first of the models that lose more
 POINTS_PER_LOGIT = 10.0
@@ -101,6 +140,15 @@ def model_shift(model: dict[str, list[float]], base: dict[str, float], size_b: f
     return fmean(gaps) - slope * math.log10(size_b / 8.03)
 
 
+def with_matrix(table: Sequence[Row]) -> dict[str, float]:
+    """Llama 3 8B's divergence by recipe, files made with an importance matrix."""
+    return {
+        row["quant"].split(" ")[0].upper(): float(row["value"])
+        for row in table
+        if row["metric"] == "mean_kld" and row["model"] == "Llama-3-8B" and "WT 10m" in row["quant"]
+    }
+
+
 def points_per_nat(
     table: Sequence[Row], base: dict[str, float], modern: float, slope: float
 ) -> tuple[dict[str, float], list[str]]:
@@ -109,11 +157,7 @@ def points_per_nat(
     Least squares through the origin. The divergence of each model is the one this fit predicts for it;
     those MMLU files were made with calibration, so Llama 3 8B's importance-matrix rows are their base.
     """
-    matrix = {
-        row["quant"].split(" ")[0].upper(): float(row["value"])
-        for row in table
-        if row["metric"] == "mean_kld" and row["model"] == "Llama-3-8B" and "WT 10m" in row["quant"]
-    }
+    matrix = with_matrix(table)
     general = []
     for row in table:
         recipe = row["quant"].split(" ")[0].upper()
@@ -171,6 +215,8 @@ def fit(table: Sequence[Row]) -> tuple[dict[str, object], list[str]]:
     modern = [0.0, shifts["Qwen3.5-9B"], shifts["Qwen3.5-35B-A3B"]]
     makers = [math.log(v) for v in found["Qwen3.5-9B"]["Q4_K_M"]]  # three people's Q4_K_M of one model
     points, lines = points_per_nat(table, base, fmean(modern), slope)
+    matrix = with_matrix(table)
+    base.update({recipe: matrix[recipe] for recipe in WITH_MATRIX})
     base["MXFP4"] = mxfp4_divergence(table, points) / math.exp(fmean(modern))
     spread = math.sqrt(stdev(modern) ** 2 + stdev(makers) ** 2)
     bits = {
@@ -179,12 +225,14 @@ def fit(table: Sequence[Row]) -> tuple[dict[str, object], list[str]]:
         if row["model"] == "Llama-3-8B" and row["metric"] == "mean_kld" and "(" not in row["quant"]
     }
     result: dict[str, object] = {
-        "nats": {r: round(base[r], 6) for r in (*RECIPES, "MXFP4")},
+        "nats": {r: round(base[r], 6) for r in (*RECIPES, *WITH_MATRIX, "MXFP4")},
         "bits_per_weight": {r: bits[r] for r in RECIPES if r in bits},
         "base_parameters_B": 8.03,
         "ln_per_decade_of_parameters": round(slope, 3),
         "ln_shift_modern": round(fmean(modern), 3),
         "ln_shift_old": round(shifts["Llama-2-7B"], 3),
+        "ln_shift_families": {p: round({"Llama-3-8B": 0.0, **shifts}[m], 3) for p, m in FAMILIES.items()},
+        "ln_sd_family": round(stdev(makers), 3),
         "old_before_year": OLD_BEFORE_YEAR,
         "ln_sd": round(spread, 3),
         "points_per_nat": {axis: round(value, 2) for axis, value in points.items()},

@@ -160,6 +160,13 @@ def test_a_published_divergence_is_given_as_published() -> None:
     assert (loss.value, loss.unit, loss.basis) == (0.031273, "nats", Basis.PUBLISHED)
 
 
+def test_a_relative_of_a_measured_model_takes_after_it() -> None:
+    """Llama 3.1 8B Instruct is as large as Llama 3 8B, so it loses what that one was measured to lose."""
+    loss = quantization_loss(8_030_000_000, "Q4_K_M", model_id="meta-llama/Llama-3.1-8B-Instruct")
+    assert loss.value == pytest.approx(0.031273)
+    assert loss.basis is Basis.RULE_OF_THUMB
+
+
 def test_several_files_of_one_recipe_give_their_range() -> None:
     loss = quantization_loss(9_653_104_368, "Q4_K_M", model_id="Qwen/Qwen3.5-9B")
     assert (loss.low, loss.value, loss.high) == (0.0087, 0.0222, 0.0353)
@@ -199,7 +206,13 @@ def test_bits_per_weight_fall_between_the_recipes_around_them() -> None:
 def test_an_unknown_recipe_needs_its_bits() -> None:
     with pytest.raises(UnknownName, match="Q4_XXL"):
         quantization_loss(8_000_000_000, "Q4_XXL")
-    assert quantization_loss(8_000_000_000, "IQ4_XS", bits_per_weight=4.25).value > 0
+    named = quality(None, 8_000_000_000, "Q4_XXL", CODING, bits_per_weight=4.899)
+    assert named.loss.value == pytest.approx(quantization_loss(8_000_000_000, "Q4_K_M").value)
+
+
+def test_recipes_made_with_an_importance_matrix_are_known_too() -> None:
+    iq4, q3 = (quantization_loss(8_030_000_000, recipe).value for recipe in ("IQ4_XS", "Q3_K_M"))
+    assert iq4 < q3
 
 
 def test_points_are_nats_times_the_rate_of_the_task() -> None:

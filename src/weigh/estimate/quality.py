@@ -175,7 +175,7 @@ def quantization_loss(
     """Mean divergence of the next-token distribution from the unquantized model's, in nats.
 
     Published where this very model was measured under this recipe. Otherwise Llama 3 8B's at that recipe
-    (or between recipes, by `bits_per_weight`), shifted by size and by the model's generation.
+    (or between recipes, by `bits_per_weight`), shifted by size and by the model's family or generation.
 
     Raises:
         UnknownName: no divergence is known for the recipe and no `bits_per_weight` was given.
@@ -196,7 +196,7 @@ def _loss(
         return Figure(
             measured["nats"], measured["low"], measured["high"], "nats", Basis.PUBLISHED, measured["source"]
         )
-    shift = data["ln_shift_old" if year < data["old_before_year"] else "ln_shift_modern"]
+    shift, spread = _shift(data, model_id, year)
     decades = math.log10(parameters / 1e9 / data["base_parameters_B"])
     factor = math.exp(shift + data["ln_per_decade_of_parameters"] * decades)
     value = _base_nats(data, recipe, bits_per_weight) * factor
@@ -204,7 +204,19 @@ def _loss(
         f"fitted on {data['rows']} published divergences and {data['rows_by_size']} losses by model size"
         " (docs/quality.md)"
     )
-    return Figure.within(value, math.expm1(_Z80 * data["ln_sd"]), "nats", Basis.RULE_OF_THUMB, source)
+    return Figure.within(value, math.expm1(_Z80 * spread), "nats", Basis.RULE_OF_THUMB, source)
+
+
+def _shift(data: dict[str, Any], model_id: str | None, year: float) -> tuple[float, float]:
+    """How a model's curve lies against Llama 3 8B's at equal size, in ln(nats), and how sure that is.
+
+    Known for relatives of a measured model; else by generation, models trained on more text losing more.
+    """
+    for prefix, shift in data["ln_shift_families"].items():
+        if model_id and model_id.startswith(prefix):
+            return shift, data["ln_sd_family"]
+    old = year < data["old_before_year"]
+    return data["ln_shift_old" if old else "ln_shift_modern"], data["ln_sd"]
 
 
 def _base_nats(data: dict[str, Any], recipe: str | None, bits_per_weight: float | None) -> float:
@@ -236,23 +248,36 @@ def loss_points(loss: Figure, *, code: float, general: float) -> Figure:
     return Figure.within(value, math.expm1(spread), "points", Basis.RULE_OF_THUMB, _RATE_SOURCE)
 
 
-def quality(model_id: str | None, parameters: int, recipe: str, task_axis: Mapping[str, float]) -> Quality:
+def quality(
+    model_id: str | None,
+    parameters: int,
+    recipe: str,
+    task_axis: Mapping[str, float],
+    *,
+    bits_per_weight: float | None = None,
+) -> Quality:
     """Index, headline and loss of a model under a recipe, for a task's weights of the two axes.
 
     Args:
         model_id: catalog id, or None for a model known only by its size.
         parameters: total parameters.
         task_axis: weights of `code` and `general`, e.g. ``{"code": 0.8, "general": 0.2}``.
+        bits_per_weight: of the file; only used for a recipe nobody measured.
+
+    Raises:
+        UnknownName: nobody measured the recipe and no `bits_per_weight` was given.
     """
     code, general = task_axis.get("code", 0.0), task_axis.get("general", 0.0)
-    return _quality(model_id, parameters, recipe, code / (code + general))
+    return _quality(model_id, parameters, recipe, code / (code + general), bits_per_weight)
 
 
 @lru_cache(maxsize=16384)
-def _quality(model_id: str | None, parameters: int, recipe: str, code: float) -> Quality:
+def _quality(
+    model_id: str | None, parameters: int, recipe: str, code: float, bits_per_weight: float | None
+) -> Quality:
     whole = _whole(model_id, parameters, code)
     headline, source = _headline(model_id, code)
-    loss = quantization_loss(parameters, recipe, model_id=model_id)
+    loss = quantization_loss(parameters, recipe, bits_per_weight=bits_per_weight, model_id=model_id)
     cost = loss_points(loss, code=code, general=1 - code)
     value = whole.value - cost.value
     low = value - math.hypot(whole.value - whole.low, cost.high - cost.value)
