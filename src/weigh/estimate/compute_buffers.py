@@ -1,0 +1,448 @@
+"""Scratch memory of one llama.cpp step: the graph allocator replayed on the tensors that a prefill makes.
+
+llama.cpp sizes its compute buffer once, for a prefill of a full micro-batch, by walking the graph in
+order: a tensor gets a place when it is produced and gives it back after its last reader (ggml-alloc.c,
+`ggml_gallocr_alloc_graph_impl`). The peak depends on that order and on how well the holes are reused, so
+no closed sum is right for all shapes. `_Arena` follows the allocator's rule for holes, and the functions
+below it make and drop the tensors in the engine's order (llama-graph.cpp `build_attn`, `build_ffn`,
+`build_moe_ffn`; src/models/*.cpp). An element-wise operation that overwrites its input makes no tensor.
+
+Flash attention is taken as on: llama.cpp turns it on by itself where the backend has it, and the CPU
+backend does. Its scores never exist as a tensor, so the context enters through the mask alone.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from weigh.engines.engine import Settings
+from weigh.estimate.graph import Attention, FeedForward, Form, Graph, LatentAttention, Layer, Recurrence
+from weigh.estimate.kv_cache import Cells, ubatch_tokens
+
+ALIGNMENT = 32  # ggml-impl.h TENSOR_ALIGNMENT
+F32 = 4
+F16 = 2
+
+
+class _Block(NamedTuple):
+    offset: int
+    size: int
+
+
+_NOTHING = _Block(0, 0)
+
+
+class _Arena:
+    """ggml's dynamic allocator: the tightest hole that fits, else the end; neighbours merge when freed.
+
+    Source: ggml-alloc.c `ggml_dyn_tallocr_alloc`, `ggml_dyn_tallocr_free_bytes`. Ignored: a buffer
+    split in chunks, which the CPU backend never does.
+    """
+
+    def __init__(self) -> None:
+        self.holes: dict[int, int] = {}  # offset -> size
+        self.end = 0
+        self.peak = 0
+
+    def take(self, size: int) -> _Block:
+        if not size:
+            return _NOTHING
+        size = _aligned(size)
+        offset, room = -1, 0
+        for hole, free in self.holes.items():
+            if free >= size and (offset < 0 or free < room or (free == room and hole > offset)):
+                offset, room = hole, free
+        if offset < 0:
+            offset, self.end = self.end, self.end + size
+            self.peak = max(self.peak, self.end)
+        else:
+            del self.holes[offset]
+            if room > size:
+                self.holes[offset + size] = room - size
+        return _Block(offset, size)
+
+    def give(self, *blocks: _Block) -> None:
+        for block in blocks:
+            if block.size:
+                self._give(*block)
+
+    def _give(self, offset: int, size: int) -> None:
+        for hole, free in tuple(self.holes.items()):
+            if hole + free == offset:
+                del self.holes[hole]
+                offset, size = hole, size + free
+            elif offset + size == hole:
+                del self.holes[hole]
+                size += free
+        if offset + size == self.end:
+            self.end = offset
+        else:
+            self.holes[offset] = size
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+class _Batch(NamedTuple):
+    """Sizes that the settings decide.
+
+    Attributes:
+        tokens: the micro-batch, a multiple of `sequences`.
+        rows: tokens whose logits are wanted: one per sequence in a server.
+        key_rotation, value_rotation: as in `Graph`, 0 for an F16 cache.
+    """
+
+    tokens: int
+    rows: int
+    sequences: int
+    key_rotation: int
+    value_rotation: int
+
+
+def compute_bytes(graph: Graph, settings: Settings, cells: Cells) -> int:
+    """Size of the compute buffer: the peak of a prefill of a full micro-batch with one output per sequence.
+
+    The F16 attention mask covers micro-batch x cells. It is an input, so it is placed before anything else
+    and lives until the last layer that reads it. When that is the very last layer it only moves the rest,
+    and the peak is its size plus a constant.
+
+    Source: llama-context.cpp `sched_reserve` and `graph_reserve`; llama-graph.cpp `build_attn_inp_kq_mask`.
+    """
+    sequences = settings.parallel
+    tokens = -(-ubatch_tokens(settings) // sequences) * sequences
+    batch = _Batch(
+        tokens=tokens,
+        rows=min(tokens, sequences),
+        sequences=sequences,
+        key_rotation=graph.key_rotation if settings.kv_type_k.quantized else 0,
+        value_rotation=graph.value_rotation if settings.kv_type_v.quantized else 0,
+    )
+    sizes = {
+        sliding: _aligned(F16 * n * tokens) for sliding, n in ((False, cells.full), (True, cells.sliding))
+    }
+    last = _last_readers(graph.layers)
+    lasting = sum(sizes[sliding] for sliding, index in last.items() if index == len(graph.layers) - 1)
+    passing = tuple(
+        (index, sizes[sliding]) for sliding, index in last.items() if index < len(graph.layers) - 1
+    )
+    return lasting + _peak(graph, batch, passing, len(last))
+
+
+def _last_readers(layers: tuple[Layer, ...]) -> dict[bool, int]:
+    """The last layer that reads the mask of full layers, and of sliding ones, where there are any."""
+    return {layer.sliding: i for i, layer in enumerate(layers) if layer.sliding is not None}
+
+
+@lru_cache(maxsize=8192)
+def _peak(graph: Graph, batch: _Batch, passing: tuple[tuple[int, int], ...], caches: int) -> int:
+    """Peak of the arena, leaving out the masks that live to the end.
+
+    Args:
+        passing: for each mask that ends earlier, the layer it ends in and its size.
+    """
+    arena = _Arena()
+    wide = F32 * graph.hidden * batch.tokens
+    embedded = _inputs(arena, graph, batch, caches)
+    masks = [(index, arena.take(size)) for index, size in passing]
+    # looked up before the first layer, arranged by layer after it, and added to in each
+    by_token = arena.take(F32 * graph.per_layer_embedding * batch.tokens)
+    stream = arena.take(wide)
+    arena.take(graph.extra_streams * wide)
+    # the branches for embeddings given instead of tokens are laid out too; one tensor of theirs stays
+    looked_up = arena.take(wide)
+    arena.take(wide)
+    arena.give(embedded, looked_up)
+    for index, layer in enumerate(graph.layers):
+        rows = batch.rows if index == len(graph.layers) - 1 else batch.tokens
+        ending = [mask for last, mask in masks if last == index]
+        stream = _layer(arena, layer, stream, graph.hidden, batch, rows, ending)
+        if index == 0:
+            projected = arena.take(by_token.size)
+            arena.give(by_token)
+            _copied(arena, projected)
+    norm = arena.take(F32 * graph.hidden * batch.rows)
+    arena.give(stream)
+    arena.take(F32 * graph.vocab * batch.rows)
+    arena.give(norm)
+    return arena.peak
+
+
+def _inputs(arena: _Arena, graph: Graph, batch: _Batch, caches: int) -> _Block:
+    """Place what is handed to the graph; returns the one big input that is dropped early."""
+    wide, tokens = F32 * graph.hidden * batch.tokens, batch.tokens
+    arena.take(4 * tokens)  # token ids
+    arena.take(wide)  # embeddings given instead; unused, so never dropped
+    arena.take(4 * tokens)  # token ids of a mixed batch
+    embedded = arena.take(wide)
+    arena.take(8 * tokens)  # slots of a mixed batch
+    arena.take(4 * graph.positions * tokens)
+    for _ in range(caches):
+        arena.take(8 * tokens)  # cells that keys go to
+        arena.take(8 * tokens)  # cells that values go to
+        arena.take(F32 * batch.key_rotation**2)
+        arena.take(F32 * batch.value_rotation**2)
+    arena.take(4 * batch.rows)
+    return embedded
+
+
+def _layer(
+    arena: _Arena,
+    layer: Layer,
+    stream: _Block,
+    hidden: int,
+    batch: _Batch,
+    rows: int,
+    ending: list[_Block],
+) -> _Block:
+    """One layer: returns where its output lies. After its mixer only `rows` tokens go further."""
+    if layer.parallel and len(layer.mixers) == 1 and isinstance(layer.mixers[0], Attention):
+        return _parallel_layer(arena, layer, layer.mixers[0], stream, hidden, batch, ending)
+    mixed = _NOTHING
+    for mixer in layer.mixers:
+        norm = arena.take(F32 * hidden * batch.tokens)
+        made = _mixed(arena, mixer, norm, hidden, batch)
+        arena.give(mixed)  # the sum of both overwrites `made`
+        mixed = made
+    arena.give(*ending)
+    if layer.mixers:
+        if rows < batch.tokens:
+            mixed, stream = _kept(arena, mixed, hidden, rows), _kept(arena, stream, hidden, rows)
+        arena.give(stream)  # the sum of both overwrites `mixed`
+        stream = mixed
+    if not layer.feed_forward.width and not layer.feed_forward.experts:
+        return stream
+    norm = arena.take(F32 * hidden * rows)
+    out = _feed_forward(arena, layer.feed_forward, norm, hidden, rows)
+    arena.give(stream)
+    return out
+
+
+def _parallel_layer(
+    arena: _Arena,
+    layer: Layer,
+    mixer: Attention,
+    stream: _Block,
+    hidden: int,
+    batch: _Batch,
+    ending: list[_Block],
+) -> _Block:
+    """Attention and feed-forward read the same input; attention's last matrix comes after the feed-forward.
+
+    Source: src/models/falcon.cpp, command-r.cpp.
+    """
+    norm = arena.take(F32 * hidden * batch.tokens)
+    attended = _attended(arena, mixer, _NOTHING, batch)
+    arena.give(*ending)
+    out = _feed_forward(arena, layer.feed_forward, norm, hidden, batch.tokens)
+    if not mixer.fused:
+        arena.give(stream)
+    made = _resized(arena, attended, F32 * hidden * batch.tokens)
+    arena.give(made)
+    if mixer.fused:
+        arena.give(stream)
+    return out
+
+
+def _mixed(
+    arena: _Arena,
+    mixer: Attention | LatentAttention | Recurrence,
+    norm: _Block,
+    hidden: int,
+    batch: _Batch,
+) -> _Block:
+    """What a mixer makes of `norm`, which is given back after its last reader."""
+    wide = F32 * hidden * batch.tokens
+    match mixer:
+        case Attention():
+            return _resized(arena, _attended(arena, mixer, norm, batch), wide)
+        case LatentAttention():
+            return _resized(arena, _latent_attended(arena, mixer, norm, batch), wide)
+        case Recurrence(form=Form.CONVOLUTION):
+            return _resized(arena, _short_convolution(arena, mixer, norm, batch), wide)
+        case Recurrence(form=Form.DELTA):
+            return _resized(arena, _gated_delta_net(arena, mixer, norm, batch), wide)
+        case Recurrence():
+            return _resized(arena, _state_space(arena, mixer, norm, batch), wide)
+
+
+def _kept(arena: _Arena, block: _Block, hidden: int, rows: int) -> _Block:
+    """The rows of `block` whose logits are wanted."""
+    return _resized(arena, block, F32 * hidden * rows)
+
+
+def _resized(arena: _Arena, block: _Block, size: int) -> _Block:
+    """A result made of `block` alone, after which `block` is not needed."""
+    result = arena.take(size)
+    arena.give(block)
+    return result
+
+
+def _attended(arena: _Arena, shape: Attention, norm: _Block, batch: _Batch) -> _Block:
+    """Query, key and value are made, positions applied, the cache filled; then the attention proper."""
+    unit = F32 * batch.tokens
+    both = _NOTHING
+    turns_key, turns_value = batch.key_rotation > 0, batch.value_rotation > 0
+    if shape.fused:
+        fused = arena.take(unit * (shape.query + shape.key + shape.value))
+        arena.give(norm)
+        query = _copied(arena, arena.take(unit * shape.query), turns_key)
+        value = arena.take(unit * shape.value * turns_value)
+        key = arena.take(unit * shape.key)
+        if turns_key or turns_value:
+            arena.give(fused)
+            key = _copied(arena, key, turns_key)
+            fused = value
+        arena.give(key, fused)
+    else:
+        both = arena.take(2 * unit * shape.query * shape.gated)
+        query = arena.take(unit * shape.query)
+        query = _copied(arena, _copied(arena, query), turns_key)
+        if shape.value_last:
+            key = _copied(arena, _copied(arena, arena.take(unit * shape.key)), turns_key)
+            value = arena.take(unit * shape.value)
+            arena.give(norm)
+            value = _copied(arena, value, turns_value)
+            arena.give(key, value)
+        else:
+            value = _copied(arena, arena.take(unit * shape.value), turns_value)
+            key = arena.take(unit * shape.key)
+            arena.give(norm)
+            key = _copied(arena, _copied(arena, key), turns_key)
+            arena.give(key, value)
+    attended = arena.take(unit * shape.output)
+    arena.give(query)
+    attended = _copied(arena, attended, turns_value)
+    if shape.gated:
+        arena.give(_resized(arena, both, unit * shape.query))
+    return attended
+
+
+def _copied(arena: _Arena, block: _Block, copied: bool = True) -> _Block:
+    """What rotary positions do, and the rotation a quantized cache brings: a result as large as the input."""
+    if not copied:
+        return block
+    return _resized(arena, block, block.size)
+
+
+def _latent_attended(arena: _Arena, shape: LatentAttention, norm: _Block, batch: _Batch) -> _Block:
+    """MLA with the key's expansion moved to the query, so that the cached latent is attended directly.
+
+    Source: src/models/deepseek2.cpp; llama-graph.cpp `build_attn_mha` (v_mla).
+    """
+    unit = F32 * batch.tokens
+    heads, cached = shape.heads, shape.latent + shape.rope
+    compressed = arena.take(unit * shape.query_latent)
+    direct = arena.take(unit * shape.query)
+    arena.give(compressed)
+    absorbed = arena.take(unit * heads * shape.latent)
+    turned = arena.take(unit * heads * shape.rope)
+    arena.give(direct)
+    query = arena.take(unit * heads * cached)
+    arena.give(absorbed, turned)
+    latent_and_rope = arena.take(unit * cached)
+    arena.give(norm)
+    latent, rope = arena.take(unit * shape.latent), arena.take(unit * shape.rope)
+    arena.give(latent_and_rope)
+    key = arena.take(unit * cached)
+    arena.give(latent, rope)
+    arena.give(_copied(arena, key, batch.key_rotation > 0))
+    query = _copied(arena, query, batch.key_rotation > 0)
+    attended = arena.take(unit * heads * shape.latent)
+    arena.give(query)
+    return _copied(arena, _resized(arena, attended, unit * shape.output))
+
+
+def _convolved(arena: _Arena, shape: Recurrence, batch: _Batch, source: _Block) -> _Block:
+    """The inputs behind the state's own, then their convolution; `source` is dropped in between."""
+    before = arena.take(F32 * shape.convolved * shape.taps * batch.sequences)
+    joined = arena.take(F32 * shape.convolved * (batch.tokens + shape.taps * batch.sequences))
+    arena.give(before, source)
+    return _resized(arena, joined, F32 * shape.convolved * batch.tokens)
+
+
+def _short_convolution(arena: _Arena, shape: Recurrence, norm: _Block, batch: _Batch) -> _Block:
+    """Source: src/models/lfm2.cpp."""
+    projected = arena.take(F32 * shape.projected * batch.tokens)
+    arena.give(norm)
+    convolved = _convolved(arena, shape, batch, arena.take(F32 * shape.convolved * batch.tokens))
+    arena.give(projected)
+    return convolved
+
+
+def _state_space(arena: _Arena, shape: Recurrence, norm: _Block, batch: _Batch) -> _Block:
+    """Source: src/models/mamba-base.cpp. Ignored: the step widths and norms per head, under 2 %."""
+    unit = F32 * batch.tokens
+    projected = arena.take(unit * shape.projected)
+    arena.give(norm)
+    convolved = _convolved(arena, shape, batch, _NOTHING)
+    steps = arena.take(unit * shape.inner) if shape.form is Form.MAMBA else _NOTHING
+    scanned = arena.take(unit * shape.inner + F32 * shape.state * batch.sequences)
+    arena.give(steps)
+    gate = _resized(arena, projected, unit * shape.inner)
+    # the skip connection overwrites its input when nothing else is folded into that tensor
+    skipped = convolved if shape.form is Form.MAMBA else _resized(arena, convolved, unit * shape.inner)
+    arena.give(scanned)
+    gated = arena.take(unit * shape.inner)
+    arena.give(gate, skipped)
+    return gated
+
+
+def _gated_delta_net(arena: _Arena, shape: Recurrence, norm: _Block, batch: _Batch) -> _Block:
+    """Source: src/models/delta-net-base.cpp, qwen35.cpp. Ignored: decay and step per head, under 1 %."""
+    unit = F32 * batch.tokens
+    convolved = _convolved(arena, shape, batch, arena.take(unit * shape.projected))
+    state = arena.take(F32 * shape.state * batch.sequences)
+    key_width = (shape.convolved - shape.inner) // 2
+    query, key = arena.take(unit * key_width), arena.take(unit * key_width)
+    made = arena.take(unit * shape.inner + F32 * shape.state * batch.sequences)
+    arena.give(query, key, convolved, state)
+    normed = _resized(arena, made, unit * shape.inner)
+    gate = arena.take(unit * shape.inner)
+    arena.give(norm, gate)
+    return normed
+
+
+def _feed_forward(arena: _Arena, shape: FeedForward, norm: _Block, hidden: int, rows: int) -> _Block:
+    routed = None
+    if shape.experts:
+        routed = _experts(arena, shape, norm, hidden, rows)
+        if not shape.width:
+            return routed
+    unit = F32 * rows * shape.width
+    made = [arena.take(unit) for _ in range(shape.matrices)] or [arena.take(2 * unit)]
+    arena.give(norm)
+    if shape.matrices != 1:
+        active = arena.take(unit)
+        arena.give(*made)
+        made = [active]
+    down = arena.take(F32 * hidden * rows)
+    arena.give(*made)
+    if routed is None:
+        return down
+    arena.give(down)
+    return routed
+
+
+def _experts(arena: _Arena, shape: FeedForward, norm: _Block, hidden: int, rows: int) -> _Block:
+    """The routed experts: every token's copies lie side by side until they are summed."""
+    logits = arena.take(F32 * shape.experts * rows)
+    order = arena.take(F32 * shape.experts * rows)
+    weights = arena.take(F32 * shape.experts_used * rows)
+    arena.give(logits)
+    unit = F32 * rows * shape.experts_used
+    weighted = arena.take(unit * hidden * shape.weighted_first)
+    made = [arena.take(unit * shape.expert_width) for _ in range(shape.expert_matrices)]
+    if not shape.width:
+        arena.give(norm)
+    arena.give(weighted)
+    active = made[0]
+    if shape.expert_matrices > 1:
+        active = arena.take(unit * shape.expert_width)
+        arena.give(*made)
+    down = arena.take(unit * hidden)
+    arena.give(active, order, weights)
+    summed = arena.take(F32 * hidden * rows)
+    arena.give(down)
+    return summed
