@@ -1,15 +1,21 @@
-"""The contributor's verbs: python dev.py test | lint | docs."""
+"""The contributor's verbs: python dev.py test | lint | docs [--check]."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
-VERBS: dict[str, list[list[str]]] = {
-    "test": [["pytest"]],
-    "lint": [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]],
-    "docs": [["weigh.cli.reference"]],
+ROOT = Path(__file__).parent
+VERBS = {
+    "test": [["-m", "pytest"]],
+    "lint": [["-m", "ruff", "check"], ["-m", "ruff", "format", "--check"], ["-m", "mypy"]],
+    "docs": [["docs/make_cli.py"], ["docs/make_tasks.py"]],
 }
+
+
+def pages() -> dict[Path, str]:
+    return {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 
 
 def main() -> int:
@@ -17,10 +23,17 @@ def main() -> int:
     if verb not in VERBS:
         print(__doc__, file=sys.stderr)
         return 2
-    for module, *arguments in VERBS[verb]:
-        code = subprocess.call([sys.executable, "-m", module, *arguments, *rest])
+    check = verb == "docs" and "--check" in rest
+    before = pages()
+    for command in VERBS[verb]:
+        extra = [] if verb == "docs" else rest
+        code = subprocess.call([sys.executable, *command, *extra], cwd=ROOT)
         if code:
             return code
+    stale = [path.name for path, text in pages().items() if before.get(path) != text]
+    if check and stale:
+        print(f"stale and now written again: {', '.join(stale)}; commit them", file=sys.stderr)
+        return 1
     return 0
 
 

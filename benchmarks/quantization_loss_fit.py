@@ -217,7 +217,7 @@ def fit(table: Sequence[Row]) -> tuple[dict[str, object], list[str]]:
     points, lines = points_per_nat(table, base, fmean(modern), slope)
     matrix = with_matrix(table)
     base.update({recipe: matrix[recipe] for recipe in WITH_MATRIX})
-    base["MXFP4"] = mxfp4_divergence(table, points) / math.exp(fmean(modern))
+    base["MXFP4_MOE"] = mxfp4_divergence(table, points) / math.exp(fmean(modern))
     spread = math.sqrt(stdev(modern) ** 2 + stdev(makers) ** 2)
     bits = {
         row["quant"].upper(): float(row["bpw"])
@@ -225,7 +225,7 @@ def fit(table: Sequence[Row]) -> tuple[dict[str, object], list[str]]:
         if row["model"] == "Llama-3-8B" and row["metric"] == "mean_kld" and "(" not in row["quant"]
     }
     result: dict[str, object] = {
-        "nats": {r: round(base[r], 6) for r in (*RECIPES, *WITH_MATRIX, "MXFP4")},
+        "nats": {r: round(base[r], 6) for r in (*RECIPES, *WITH_MATRIX, "MXFP4_MOE")},
         "bits_per_weight": {r: bits[r] for r in RECIPES if r in bits},
         "base_parameters_B": 8.03,
         "ln_per_decade_of_parameters": round(slope, 3),
@@ -244,7 +244,7 @@ def fit(table: Sequence[Row]) -> tuple[dict[str, object], list[str]]:
         f"size: ln(loss) changes by {slope:.2f} ± {slope_error:.2f} per decade of parameters, {used} rows",
         f"shifts against Llama 3 8B at equal size: { {m: round(s, 2) for m, s in shifts.items()} }",
         f"sd of ln: {stdev(modern):.2f} between modern models, {stdev(makers):.2f} between file makers",
-        f"points per nat: {points}; MXFP4 cast {base['MXFP4']:.3f} nats",
+        f"points per nat: {points}; MXFP4 cast {base['MXFP4_MOE']:.3f} nats",
     ]
     return result, lines
 

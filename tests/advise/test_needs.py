@@ -10,7 +10,6 @@ import pytest
 
 from weigh.advise.needs import DEFAULT_TASK, TASKS, Need, need, task
 from weigh.errors import BadInput, UnknownName
-from weigh.units import GIB
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -82,7 +81,7 @@ def test_a_model_outside_the_catalog_is_let_through() -> None:
 
 
 def test_the_bare_need_is_a_coding_assistant() -> None:
-    assert need() == Need(TASKS["coding"], 8192, 1, 5, 90, 2 * GIB, 2000, 600)
+    assert need() == Need(TASKS["coding"], 8192, 1, 5, 90, None, 2000, 600)
     assert DEFAULT_TASK == "coding"
 
 

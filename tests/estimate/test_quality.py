@@ -192,8 +192,8 @@ def test_models_of_2023_lose_less_than_modern_ones() -> None:
 
 
 def test_a_native_format_loses_nothing_but_a_cast_to_it_does() -> None:
-    assert quantization_loss(20_914_757_184, "MXFP4", model_id="openai/gpt-oss-20b").value == 0
-    assert quantization_loss(8_190_735_360, "MXFP4", model_id="Qwen/Qwen3-8B").value > 0.1
+    assert quantization_loss(20_914_757_184, "MXFP4_MOE", model_id="openai/gpt-oss-20b").value == 0
+    assert quantization_loss(8_190_735_360, "MXFP4_MOE", model_id="Qwen/Qwen3-8B").value > 0.1
     assert quantization_loss(8_190_735_360, "BF16").value == 0
 
 

@@ -15,10 +15,8 @@ from typing import Final
 
 from weigh.errors import BadInput, UnknownName
 from weigh.estimate.quality import traits
-from weigh.units import GIB
 
 DEFAULT_TASK: Final = "coding"
-DEFAULT_RESERVE_BYTES: Final = 2 * GIB  # an editor and a browser tab or two stay alive
 _FOLLOWS_INSTRUCTIONS = ("instruct", "reasoning")
 
 
@@ -357,7 +355,7 @@ class Need:
     Attributes:
         users: conversations held at once, each with its own context.
         max_ttft_s: None when any wait is accepted.
-        reserve_bytes: memory to leave free for everything else.
+        reserve_bytes: memory to leave free for everything else; None leaves it to the machine's size.
     """
 
     task: Task
@@ -365,7 +363,7 @@ class Need:
     users: int
     min_decode_tokens_per_s: float
     max_ttft_s: float | None
-    reserve_bytes: int
+    reserve_bytes: int | None
     prompt_tokens: int
     output_tokens: int
 
@@ -377,7 +375,7 @@ def need(
     users: int = 1,
     min_decode_tokens_per_s: float | None = None,
     max_ttft_s: float | None = None,
-    reserve_bytes: int = DEFAULT_RESERVE_BYTES,
+    reserve_bytes: int | None = None,
     prompt_tokens: int | None = None,
     output_tokens: int | None = None,
 ) -> Need:
@@ -400,7 +398,7 @@ def need(
     for what, figure in asked.items():
         if figure is not None and not figure > 0:
             raise BadInput(f"the {what} must be above zero, not {figure:g}")
-    if reserve_bytes < 0:
+    if reserve_bytes is not None and reserve_bytes < 0:
         raise BadInput(f"the memory to leave free cannot be negative ({reserve_bytes} bytes)")
     context, prompt, output = _fitting(wanted, context_tokens, prompt_tokens, output_tokens)
     speed = wanted.min_decode_tokens_per_s if min_decode_tokens_per_s is None else min_decode_tokens_per_s

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from weigh import units
@@ -24,7 +24,12 @@ from weigh.model.catalog import CatalogEntry, catalog
 from weigh.model.ggml_types import GgmlType
 from weigh.model.quantization import quantize
 
-RECIPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K")
+# Weighed first; whether more or fewer bits are worth weighing follows from how it does.
+MIDDLE_RECIPE = "Q4_K_M"
+MORE_BITS = ("Q8_0", "Q6_K", "Q5_K_M")
+FEWER_BITS = ("Q4_0", "Q3_K_M", "Q2_K")
+# What the middle recipe misses by more than this, no recipe makes good: Q2_K takes 0.65 of its bytes.
+REACH = 2.0
 
 # Decode speed stops mattering at this multiple of the need's minimum: nobody reads faster.
 SATURATION = 8.0
@@ -33,6 +38,8 @@ SATURATION = 8.0
 SPEED_POINTS = 50.0
 # Points of quality a model loses per year of age among equals: newest good models first.
 AGE_POINTS_PER_YEAR = 0.5
+# Points a model loses when nobody has published a score of it: what is known goes first.
+UNKNOWN_POINTS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +64,30 @@ class Recommendation:
     first_token_s: Figure | None
     rank_points: float
     shortfalls: tuple[Shortfall, ...]
-    reasons: tuple[str, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it stands where it does, in plain words: memory, speed, quality, what quantization costs."""
+        found, judged = self.estimate, self.quality
+        spare = found.available_bytes - found.memory.total_bytes
+        room = f"leaves {units.gib(spare)}" if spare >= 0 else f"lacks {units.gib(-spare)}"
+        said = [f"takes {units.gib(found.memory.total_bytes)} and {room}"]
+        if found.speed is not None:
+            said.append(f"decodes {units.rate(found.speed.decode_tokens_per_s.value)} tokens/s")
+        known = judged.headline if judged.source else "no published score: ranked by size, age and kind"
+        said.append(known)
+        if judged.loss.value > 0:
+            said.append(f"{self.quantization} costs about {judged.loss_points.value:.1f} points of quality")
+        return tuple(said)
 
     @property
     def meets(self) -> bool:
         return not self.shortfalls
+
+    @property
+    def miss(self) -> float:
+        """By how much it misses the need: all its shortfalls multiplied; 1 when it meets it."""
+        return math.prod(shortfall.ratio for shortfall in self.shortfalls)
 
     @property
     def quantization(self) -> str:
@@ -106,15 +132,17 @@ def recommend(
 
     Without a calibration speeds are unknown: nothing is called too slow, and the order is by quality.
     """
+    if need.reserve_bytes is None:
+        need = replace(need, reserve_bytes=here.default_reserve_bytes)
     available = here.available_bytes(need.reserve_bytes)
     settings = Settings(
         context_tokens=need.context_tokens, parallel=need.users, kv_type_k=kv_type, kv_type_v=kv_type
     )
     weighed = [
-        _judged(need, entry, found)
+        one
         for entry in catalog()
         if not entry.unsupported and need.task.wants(entry.id)
-        for found in _setups(here, entry, settings, workload, available)
+        for one in _setups(here, need, entry, settings, workload, available)
     ]
     meeting = sorted((r for r in weighed if r.meets), key=lambda r: -r.rank_points)
     ranked = _best_per_model(meeting)[:limit]
@@ -134,19 +162,29 @@ def recommend(
 
 
 def _setups(
-    here: Here, entry: CatalogEntry, settings: Settings, workload: Workload, available: int
-) -> Iterator[SetupEstimate]:
+    here: Here, need: Need, entry: CatalogEntry, settings: Settings, workload: Workload, available: int
+) -> Iterator[Recommendation]:
     """The model of `entry` at every recipe worth weighing."""
-    whole = entry.spec()
-    for recipe in _recipes(entry):
-        yield estimate(
-            quantize(whole, recipe),
+
+    def weighed(recipe: str) -> Recommendation:
+        found = estimate(
+            quantize(entry.spec(), recipe),
             settings,
             workload,
             available_bytes=available,
             calibration=here.calibration,
             cpu_features=here.cpu_features,
         )
+        return _judged(need, entry, found)
+
+    habits = traits(entry.id)
+    if habits and habits.native_format:
+        yield weighed(habits.native_format)
+        return
+    middle = weighed(MIDDLE_RECIPE)
+    yield middle
+    others = (*MORE_BITS, *FEWER_BITS) if middle.meets else FEWER_BITS if middle.miss <= REACH else ()
+    yield from map(weighed, others)
 
 
 def _judged(need: Need, entry: CatalogEntry, found: SetupEstimate) -> Recommendation:
@@ -161,11 +199,6 @@ def _judged(need: Need, entry: CatalogEntry, found: SetupEstimate) -> Recommenda
         rank_points=_rank_points(need, entry, found, judged),
         shortfalls=tuple(_shortfalls(need, found, first_token)),
     )
-
-
-def _recipes(entry: CatalogEntry) -> tuple[str, ...]:
-    habits = traits(entry.id)
-    return (habits.native_format,) if habits and habits.native_format else RECIPES
 
 
 def _shortfalls(need: Need, found: SetupEstimate, first_token: Figure | None) -> Iterator[Shortfall]:
@@ -193,12 +226,13 @@ def _shortfalls(need: Need, found: SetupEstimate, first_token: Figure | None) ->
 def _rank_points(need: Need, entry: CatalogEntry, found: SetupEstimate, judged: Quality) -> float:
     """Quality points weighed against speed.
 
-    Quality counts midway between its value and the low end of its interval, so that of two models the
-    better known one wins. Speed is that of a whole answer, thinking included, and saturates.
+    Quality counts at the low end of its interval, so that of two models the better known one wins.
+    Speed is that of a whole answer, thinking included, and saturates.
     """
     weight = need.task.quality_weight
     age_years = (date.today() - entry.release_date).days / 365 if entry.release_date else 3.0
-    points = weight * ((judged.score.value + judged.score.low) / 2 - AGE_POINTS_PER_YEAR * age_years)
+    known = judged.score.low - (0.0 if judged.source else UNKNOWN_POINTS)
+    points = weight * (known - AGE_POINTS_PER_YEAR * age_years)
     if found.speed is not None:
         wanted = max(need.min_decode_tokens_per_s, 0.1)
         ratio = found.speed.decode_tokens_per_s.value * _answer_share(need, entry.id) / wanted
@@ -223,16 +257,12 @@ def _best_per_model(ranked: list[Recommendation]) -> list[Recommendation]:
 
 def _nearest_misses(weighed: list[Recommendation], limit: int = 3) -> list[Recommendation]:
     """Those that fail by least, all their shortfalls multiplied."""
-    nearest = sorted(weighed, key=lambda r: math.prod(s.ratio for s in r.shortfalls))
+    nearest = sorted(weighed, key=lambda r: r.miss)
     return _best_per_model(nearest)[:limit]
 
 
 def _why(first: Recommendation, met: int, need: Need, available: int) -> str:
-    kind = (
-        "the best published quality"
-        if first.quality.basis == "published"
-        else "the best expected quality (nothing published for it here)"
-    )
+    kind = "the best published quality" if first.quality.source else "the best expected quality"
     speed = (
         f" and answer at {units.rate(need.min_decode_tokens_per_s)} tokens/s or more"
         if first.estimate.speed
@@ -245,13 +275,22 @@ def _why(first: Recommendation, met: int, need: Need, available: int) -> str:
 
 
 def _binding(first: Recommendation, weighed: list[Recommendation]) -> Iterator[str]:
-    """What keeps a better model out: for memory and for speed, the one that misses by least."""
-    better = [r for r in weighed if r.quality.score.value > first.quality.score.value]
-    for what in ("memory", "speed", "first token"):
-        failing = [r for r in better if [s.what for s in r.shortfalls] == [what]]
-        if failing:
-            nearest = min(failing, key=lambda r: r.shortfalls[0].ratio)
-            yield f"{what}: {nearest.name} {nearest.shortfalls[0].text}"
+    """What keeps better models out: the nearest miss, and the best one within reach."""
+    better = [
+        r
+        for r in weighed
+        if not r.meets and r.entry.id != first.entry.id and r.quality.score.low > first.quality.score.low
+    ]
+    within_reach = [r for r in better if r.miss <= REACH * REACH]
+    named: set[str] = set()
+    for choice in (
+        min(better, key=lambda r: r.miss, default=None),
+        max(within_reach, key=lambda r: r.rank_points, default=None),
+    ):
+        if choice is not None and choice.entry.id not in named:
+            named.add(choice.entry.id)
+            score = f" ({choice.quality.headline})" if choice.quality.source else ""
+            yield f"{choice.name}{score} " + "; ".join(s.text for s in choice.shortfalls)
 
 
 def _trade(first: Recommendation, meeting: list[Recommendation]) -> str:

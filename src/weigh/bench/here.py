@@ -31,14 +31,15 @@ class Here:
     calibration: Calibration | None
     cpu_features: tuple[str, ...]
 
-    def available_bytes(self, reserve_bytes: int | None) -> int:
-        """Memory a model may take: what is free now less what is to stay free.
+    @property
+    def default_reserve_bytes(self) -> int:
+        """Left free for everything else: 2 GiB, an editor and a browser, but at most an eighth of it all."""
+        return min(2 << 30, self.machine.memory.usable_bytes // 8)
 
-        None reserves 2 GiB for everything else, but never more than an eighth of the memory.
-        """
-        if reserve_bytes is None:
-            reserve_bytes = min(2 << 30, self.machine.memory.usable_bytes // 8)
-        return max(0, self.machine.memory.available_bytes - reserve_bytes)
+    def available_bytes(self, reserve_bytes: int | None) -> int:
+        """Memory a model may take: what is free now less what is to stay free."""
+        reserved = self.default_reserve_bytes if reserve_bytes is None else reserve_bytes
+        return max(0, self.machine.memory.available_bytes - reserved)
 
 
 def scratch_folder() -> Path:

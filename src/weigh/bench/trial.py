@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from weigh.bench.drive import Drive, Progress, drive, relative_spread
 from weigh.bench.here import Here, scratch_folder
@@ -72,14 +71,13 @@ def run_trial(
     estimated: SetupEstimate,
     here: Here,
     *,
-    file: Path | None = None,
     repetitions: int = 1,
     progress: Progress = lambda stage, done: None,
 ) -> Trial:
     """Run the setup for real and keep the result beside its estimate in the store.
 
-    Args:
-        file: the model's own file; None writes one of its shapes with random weights, removed again.
+    A model read from a file is run from it; for any other a file of its shapes with random weights is
+    written, and removed again.
 
     Raises:
         EngineError: the engine failed, or there is none.
@@ -89,13 +87,12 @@ def run_trial(
         raise EngineMissing("no engine is installed", hint="pip install xllamacpp")
     spec = estimated.spec
     with ExitStack() as stack:
+        file, basis = spec.file, Basis.MEASURED
         if file is None:
+            basis = Basis.TEST_DRIVEN
             progress("writing a file of the true shapes", 0.0)
             writing = lambda done, total: progress("writing a file of the true shapes", done / total)  # noqa: E731
             file = stack.enter_context(synthetic_file(spec, scratch_folder(), progress=writing))
-            basis = Basis.TEST_DRIVEN
-        else:
-            basis = Basis.MEASURED
         progress("loading", 0.0)
         limits = Limits(memory_bytes=estimated.available_bytes)
         session = stack.enter_context(here.engine.start(file, estimated.settings, limits))

@@ -221,7 +221,7 @@ def try_(
     """
     from weigh.bench.here import weigh_here
     from weigh.bench.trial import expected_seconds, run_trial
-    from weigh.model.resolve import own_file, resolve
+    from weigh.model.resolve import resolve
 
     spec = resolve(model)
     settings, workload = options.settings_and_workload(
@@ -241,7 +241,7 @@ def try_(
                 print_json(setup_document(found, None))
             return _NO
         with _progress(f"Test-driving {spec.name}", expected_seconds(found, repetitions)) as progress:
-            result = run_trial(found, here, file=own_file(model), repetitions=repetitions, progress=progress)
+            result = run_trial(found, here, repetitions=repetitions, progress=progress)
         if as_json:
             from weigh.cli.documents import trial_document
             from weigh.cli.render import print_json

@@ -294,7 +294,7 @@ def show_answer(here: Here, answer: Answer) -> None:
     users = f" · {need.users} users" if need.users > 1 else ""
     console().print(
         f"\n[bold]{_escaped(need.task.description)}[/] · {need.context_tokens:,} tokens of context{users}"
-        f" · {wanted}{wait} · {units.gib(need.reserve_bytes)} kept free\n"
+        f" · {wanted}{wait} · {units.gib(need.reserve_bytes or 0)} kept free\n"
     )
     if answer.ranked:
         _show_ranked(answer)

@@ -57,7 +57,7 @@ class Traits:
         kind: `base` completes text and does not follow instructions; `reasoning` always thinks first.
         fim: trained to fill in the middle of a file, which editors' completion needs.
         thinking: whether it writes a chain of thought before the answer; that costs many tokens.
-        native_format: the format it was trained in and loses nothing by (`MXFP4`), or "".
+        native_format: the format it was trained in and loses nothing by (`MXFP4_MOE`), or "".
     """
 
     kind: Kind

@@ -421,6 +421,7 @@ def _spec(parts: tuple[_Part, ...]) -> ModelSpec:
         experts=largest_count(hyper, "expert_count"),
         experts_used=largest_count(hyper, "expert_used_count"),
         hyper=hyper,
+        file=parts[0].path,
         file_bytes=sum(part.size_bytes for part in parts),
         basis="file",
     )

@@ -197,7 +197,7 @@ def quantize(spec: ModelSpec, recipe: str) -> ModelSpec:
             groups.append(group)
         else:
             groups.extend(choice.quantized(group, role))
-    return replace(spec, tensors=tuple(groups), quantization=recipe, file_bytes=None)
+    return replace(spec, tensors=tuple(groups), quantization=recipe, file=None, file_bytes=None)
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TypeAlias
 
 from weigh.model.ggml_types import GgmlType
@@ -108,6 +109,7 @@ class ModelSpec:
         hyper: GGUF hyperparameters without the architecture prefix (``attention.head_count_kv``),
             enough to write a file the engine loads.
         quantization: the recipe its tensor types follow (`Q4_K_M`), or the stored type's name.
+        file: the file it was read from (first part of a split one), when an engine can load it.
         file_bytes: size on disk when a file exists (all parts of a split file).
         basis: `file` when the tensors were read from one, `config` when derived from shapes.
     """
@@ -125,6 +127,7 @@ class ModelSpec:
     experts: int = 0
     experts_used: int = 0
     hyper: Mapping[str, HyperValue] = field(default_factory=dict)
+    file: Path | None = None
     file_bytes: int | None = None
     basis: str = "config"
     notes: tuple[str, ...] = ()

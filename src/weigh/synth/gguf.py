@@ -105,6 +105,7 @@ def truncated(spec: ModelSpec, layers: int) -> ModelSpec:
         tensors=tuple(t for t, was in zip(tensors, spec.tensors, strict=True) if t.layers or not was.layers),
         mixers=tuple(m for m in mixers if m.layers),
         hyper=_truncated_hyper(spec, layers),
+        file=None,
         file_bytes=None,
     )
 
