@@ -54,13 +54,19 @@ class Child:
         self._news = threading.Condition()
         self._ended_for: EngineError | None = None
         self._memory = ProcessMemory(0, 0, 0, 0)
+        self._descendants: tuple[int, ...] = ()
         self._oom_kills = _oom_kills()
         self._spawned = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._problem: OSError | None = None
         self._watcher = threading.Thread(target=self._run, name=f"watch {what}", daemon=True)
         self._watcher.start()
-        self._spawned.wait()
+        try:
+            self._spawned.wait()
+        except BaseException:  # Ctrl-C just now: do not leave behind what is being started
+            self._spawned.wait()
+            self.end()
+            raise
         if self._process is None:
             raise EngineMissing(f"{what} cannot be started: {self._problem}")
 
@@ -79,7 +85,7 @@ class Child:
     def memory(self) -> ProcessMemory:
         """Memory of the process and its children, as last sampled."""
         if self.alive:
-            self._sample(())
+            self._sample()
         return self._memory
 
     def log(self) -> list[str]:
@@ -179,19 +185,18 @@ class Child:
                     self._news.notify_all()
 
     def _watch(self) -> None:
-        tree: tuple[int, ...] = ()
         next_slow_s = 0.0
         while self.alive:
             if time.monotonic() >= next_slow_s:
-                tree = descendants(self.pid)
+                self._descendants = descendants(self.pid)
                 self._guard_machine()
                 next_slow_s = time.monotonic() + SLOW_SAMPLE_S
-            self._sample(tree)
+            self._sample()
             self._guard_limit()
             time.sleep(SAMPLE_S)
 
-    def _sample(self, tree: Sequence[int]) -> None:
-        now = sum((resident(pid) for pid in (self.pid, *tree)), Resident())
+    def _sample(self) -> None:
+        now = sum((resident(pid) for pid in (self.pid, *self._descendants)), Resident())
         before = self._memory
         if now.peak_bytes == 0:  # it has just ended
             return
@@ -205,9 +210,13 @@ class Child:
     def _guard_limit(self) -> None:
         limit_bytes = self._limits.memory_bytes
         if limit_bytes is not None and self._memory.private_bytes > limit_bytes:
-            self._end_for(
-                OutOfMemory(f"{self.what} needs more memory than the limit of {units.gib(limit_bytes)}")
-            )
+            self._end_for(self._over_limit())
+
+    def _over_limit(self) -> OutOfMemory:
+        assert self._limits.memory_bytes is not None
+        return OutOfMemory(
+            f"{self.what} needs more memory than the limit of {units.gib(self._limits.memory_bytes)}"
+        )
 
     def _guard_machine(self) -> None:
         """End it before the kernel has to choose what to kill."""
@@ -232,9 +241,10 @@ class Child:
         code = self._process.returncode
         lines = self.log()
         said = engine_log.reason(lines)
+        if engine_log.ran_out_of_memory(lines):
+            return self._over_limit() if self._limits.memory_bytes else OutOfMemory(f"{self.what}: {said}")
         if said is not None:
-            kind = OutOfMemory if engine_log.ran_out_of_memory(lines) else EngineCrashed
-            return kind(f"{self.what}: {said}")
+            return EngineCrashed(f"{self.what}: {said}")
         if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
             return OutOfMemory(f"{self.what} was killed by the system for lack of memory")
         if code < 0:

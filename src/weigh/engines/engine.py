@@ -135,6 +135,10 @@ class Engine(Protocol):
         """Load `model` in a child process and wait until it answers."""
         ...
 
+    def cpu_features(self, instruction_sets: Sequence[str]) -> tuple[str, ...]:
+        """Of the CPU's instruction sets, those this build uses: they decide what it repacks."""
+        ...
+
     def layout(self, model: Path, settings: Settings) -> Layout:
         """The engine's own figures for memory, without allocating; a header-only file is enough."""
         ...

@@ -13,6 +13,7 @@ _PREFIX = re.compile(r"^\d+\.\d+\.\d+\.\d+ (?P<level>[A-Z]) ")
 _REASONS = tuple(
     re.compile(pattern)
     for pattern in (
+        r"gguf_init_\w+: (.+)",
         r"error loading model: (.+)",
         r"what\(\):\s+(.+)",
         r"(GGML_ASSERT.+)",
@@ -33,7 +34,7 @@ _LAYOUT_ROW = re.compile(
 
 def reason(lines: Iterable[str]) -> str | None:
     """The most telling line of a log that ends in failure; None when there is none."""
-    texts = [_PREFIX.sub("", line).strip() for line in lines]
+    texts = [_PREFIX.sub("", line).strip() for line in lines if _level(line) in ("E", None)]
     for pattern in _REASONS:
         for text in texts:
             if found := pattern.search(text):

@@ -6,6 +6,7 @@ import http.client
 import json
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from weigh import units
 from weigh.engines.child import Child
 from weigh.engines.engine import Generation, Limits, ProcessMemory
 from weigh.engines.engine_log import LISTENING, LOADING
-from weigh.errors import BadInput, EngineCrashed, EngineTimeout
+from weigh.errors import BadFile, BadInput, EngineCrashed, EngineTimeout
 
 HOST = "127.0.0.1"
 
@@ -127,6 +128,19 @@ class HttpSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def require_file(model: Path) -> None:
+    """Engines say little about a file they cannot open.
+
+    Raises:
+        BadFile: there is no such file, or it may not be read.
+    """
+    try:
+        with model.open("rb"):
+            pass
+    except OSError as error:
+        raise BadFile(model, f"cannot be read: {error.strerror}") from None
 
 
 def _generation(timings: dict[str, Any], times_s: list[float]) -> Generation:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from weigh.engines.engine import Layout, Limits, Settings
-from weigh.engines.http_session import HOST, HttpSession
+from weigh.engines.http_session import HOST, HttpSession, require_file
 from weigh.engines.layout import layout_said_by
 from weigh.errors import EngineMissing
 
 _PACKAGE = "xllamacpp"
 _LOAD_WHOLE, _LOAD_MAPPED = 0, 1  # llama.h `enum llama_load_mode`
-_INFO, _TRACE = 3, 4
+INFO, TRACE = 3, 4
+# As its own system info prints for the x86-64 and arm64 wheels on PyPI.
+_BUILT_FOR = frozenset({"AVX2", "FMA", "F16C", "NEON", "DOTPROD", "I8MM"})
 
 
 class EmbeddedLlamaCpp:
@@ -34,7 +37,12 @@ class EmbeddedLlamaCpp:
     def start(self, model: Path, settings: Settings, limits: Limits) -> HttpSession:
         """Load `model` in a child process and wait until it answers."""
         self.version()
-        return HttpSession(_command(_parameters(model, settings)), limits, what=self.name)
+        require_file(model)
+        return HttpSession(command(parameters(model, settings)), limits, what=self.name)
+
+    def cpu_features(self, instruction_sets: Sequence[str]) -> tuple[str, ...]:
+        """One build for every machine: x86 wheels stop at AVX2."""
+        return tuple(name for name in instruction_sets if name in _BUILT_FOR)
 
     def layout(self, model: Path, settings: Settings) -> Layout:
         """The engine's own figures for memory, without allocating; a header-only file is enough.
@@ -46,23 +54,20 @@ class EmbeddedLlamaCpp:
             EngineError: the engine does not take the model, or says nothing of memory.
         """
         self.version()
-        parameters = _parameters(model, settings) | {
-            "fit_params": True,
-            "no_alloc": True,
-            "verbosity": _TRACE,
-        }
-        return layout_said_by(_command(parameters), what=self.name)
+        require_file(model)
+        ask = {"fit_params": True, "no_alloc": True, "verbosity": TRACE}
+        return layout_said_by(command(parameters(model, settings) | ask), what=self.name)
 
 
-def _command(parameters: dict[str, object]) -> tuple[str, ...]:
+def command(parameters: dict[str, object]) -> tuple[str, ...]:
     """`-P` keeps this folder out of the child's import path."""
     script = Path(__file__).with_name("xllamacpp_child.py")
     return (sys.executable, "-P", str(script), json.dumps(parameters))
 
 
-def _parameters(model: Path, settings: Settings) -> dict[str, object]:
+def parameters(model: Path, settings: Settings) -> dict[str, object]:
     """Names of `xllamacpp.CommonParams`, which are those of llama.cpp's `common_params`."""
-    parameters: dict[str, object] = {
+    given: dict[str, object] = {
         "model.path": str(model),
         "hostnames": [HOST],
         "port": 0,  # any free one
@@ -77,9 +82,9 @@ def _parameters(model: Path, settings: Settings) -> dict[str, object]:
         "cache_ram_mib": 0,  # prompts kept beside the KV cache would blur the memory measured
         "sse_ping_interval": -1,  # pings would hide that the engine hangs
         "ui": False,
-        "verbosity": _INFO,
+        "verbosity": INFO,
     }
     if settings.threads is not None:
-        parameters["cpuparams.n_threads"] = settings.threads
-        parameters["cpuparams_batch.n_threads"] = settings.threads
-    return parameters
+        given["cpuparams.n_threads"] = settings.threads
+        given["cpuparams_batch.n_threads"] = settings.threads
+    return given

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from weigh.engines.engine import Layout, Limits, Settings
-from weigh.engines.http_session import HOST, HttpSession
+from weigh.engines.http_session import HOST, HttpSession, require_file
 from weigh.engines.layout import layout_said_by
-from weigh.errors import EngineCrashed, EngineMissing
+from weigh.errors import EngineCrashed, EngineMissing, NotSupported
 
 PROGRAM = "llama-server"
-_INFO, _TRACE = "3", "4"
+_TRACE = "4"
 _VERSION = re.compile(r"^version: (.+)$", re.MULTILINE)
 
 
@@ -39,14 +40,25 @@ class LlamaServer:
 
     def start(self, model: Path, settings: Settings, limits: Limits) -> HttpSession:
         """Load `model` in a child process and wait until it answers."""
-        command = (*self._command(model, settings), "--fit", "off", "--verbosity", _INFO)
+        require_file(model)
+        command = (*self._command(model, settings), *self._if_known("--fit", "off"))
         return HttpSession(command, limits, what=self.name)
+
+    def cpu_features(self, instruction_sets: Sequence[str]) -> tuple[str, ...]:
+        """Taken for built for this machine, or picking its kernels when it starts."""
+        return tuple(instruction_sets)
 
     def layout(self, model: Path, settings: Settings) -> Layout:
         """The engine's own figures for memory, before it loads anything; a header-only file is enough.
 
         The server runs its fit step first and prints a table; it is ended there.
+
+        Raises:
+            NotSupported: this llama-server is from before December 2025 and has no such step.
         """
+        require_file(model)
+        if not self._if_known("--fit"):
+            raise NotSupported(f"{self.version()} cannot say how much memory it would take")
         command = (*self._command(model, settings), "--fit", "on", "--verbosity", _TRACE)
         return layout_said_by(command, what=self.name)
 
@@ -61,25 +73,52 @@ class LlamaServer:
             "--ubatch-size": settings.ubatch_tokens,
             "--cache-type-k": settings.kv_type_k.name.lower(),
             "--cache-type-v": settings.kv_type_v.name.lower(),
-            "--load-mode": "mmap" if settings.mmap else "none",
-            "--cache-ram": 0,  # prompts kept beside the KV cache would blur the memory measured
-            "--sse-ping-interval": -1,  # pings would hide that the engine hangs
         }
         if settings.threads is not None:
             options |= {"--threads": settings.threads, "--threads-batch": settings.threads}
         words = (str(word) for option in options.items() for word in option)
-        return (self.path, *words, "--no-kv-unified", "--no-webui")
-
-
-@lru_cache(maxsize=8)
-def _version(path: str) -> str:
-    try:
-        done = subprocess.run(
-            (path, "--version"), capture_output=True, text=True, errors="replace", timeout=30, check=False
+        return (
+            self.path,
+            *words,
+            *self._loading(settings),
+            *self._if_known("--cache-ram", "0"),  # prompts kept beside the KV cache blur the memory measured
+            *self._if_known("--sse-ping-interval", "-1"),  # pings would hide that the engine hangs
+            *self._if_known("--no-kv-unified"),
+            *self._if_known("--no-webui"),
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise EngineCrashed(f"`{path} --version` failed: {error}") from None
-    found = _VERSION.search(done.stdout + done.stderr)
+
+    def _loading(self, settings: Settings) -> tuple[str, ...]:
+        """Newer servers have modes, older ones a switch."""
+        mode = self._if_known("--load-mode", "mmap" if settings.mmap else "none")
+        return mode or (() if settings.mmap else ("--no-mmap",))
+
+    def _if_known(self, *option: str) -> tuple[str, ...]:
+        """The option when this build has it: it is left out where older ones would refuse to start."""
+        return option if re.search(rf"(?<![\w-]){option[0]}(?![\w-])", _help(self.path)) else ()
+
+
+def _version(path: str) -> str:
+    found = _VERSION.search(_output(path, "--version"))
     if found is None:
         raise EngineCrashed(f"`{path} --version` does not name a version")
     return f"{PROGRAM} {found[1]}"
+
+
+def _help(path: str) -> str:
+    return _output(path, "--help")
+
+
+@lru_cache(maxsize=8)
+def _output(path: str, option: str) -> str:
+    """What the program prints about itself.
+
+    Raises:
+        EngineCrashed: it does not run.
+    """
+    try:
+        done = subprocess.run(
+            (path, option), capture_output=True, text=True, errors="replace", timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EngineCrashed(f"`{path} {option}` failed: {error}") from None
+    return done.stdout + done.stderr

@@ -54,6 +54,16 @@ def _resident_elsewhere(pid: int) -> Resident:
 
 def descendants(pid: int) -> tuple[int, ...]:
     """Processes started by `pid` and theirs, without itself."""
+    if sys.platform != "linux":
+        return _descendants_elsewhere(pid)
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (thread / "children").read_text().split())
+    return (*found, *(below for child in found for below in descendants(child)))
+
+
+def _descendants_elsewhere(pid: int) -> tuple[int, ...]:
     import psutil
 
     with contextlib.suppress(psutil.Error):
