@@ -58,7 +58,7 @@ def test_what_the_header_says_is_the_model(tmp_path: Path) -> None:
     assert (spec.layers, spec.hidden, spec.vocab, spec.feed_forward) == (2, 256, 300, 512)
     assert spec.context_train == 4096
     assert spec.mixers == (Mixer(MixerKind.FULL, (0, 1), 4, 2, 64, 64),)
-    assert spec.file_bytes == path.stat().st_size
+    assert (spec.file, spec.file_bytes) == (path, path.stat().st_size)
 
 
 def test_parameters_and_bytes_are_exact(tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_parameters_and_bytes_are_exact(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_both_versions_and_byte_orders_are_the_same_model(tmp_path: Path, version: int, order: str) -> None:
-    expected = read_gguf(llama_file().write(tmp_path / "m.gguf"))
-    other = replace(llama_file(), version=version, order=order).write(tmp_path / "o.gguf")
-    assert read_gguf(other) == expected
+    path = tmp_path / "m.gguf"
+    expected = read_gguf(llama_file().write(path))
+    assert read_gguf(replace(llama_file(), version=version, order=order).write(path)) == expected
 
 
 def test_tensors_of_one_role_and_type_are_one_group(tmp_path: Path) -> None:
@@ -383,6 +383,7 @@ def test_any_part_leads_to_the_whole(tmp_path: Path) -> None:
         spec = read_gguf(path)
         assert (spec.parameters, spec.tensor_bytes) == (PARAMETERS, TENSOR_BYTES)
         assert spec.file_bytes == sum(p.stat().st_size for p in paths)
+        assert spec.file == paths[0]  # the part an engine is given
         assert spec.vocab == 300
 
 

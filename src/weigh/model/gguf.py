@@ -53,20 +53,21 @@ _FILE_TYPES: Mapping[int, str] = {
 }
 _GUESSED = 1024  # added to a file type that llama.cpp inferred
 
+# How other files begin, what they are then called, and what to try.
 _SIGNATURES = (
-    (re.compile(rb"PK\x03\x04"), "is a zip archive (a PyTorch checkpoint?), not a GGUF file", None),
-    (re.compile(rb"\x80[\x02-\x05]"), "is a Python pickle, which weigh does not open, not a GGUF file", None),
-    (re.compile(rb".{8}\{\s*\"", re.DOTALL), "is a safetensors file, not a GGUF file", "name its folder"),
-    (re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE), "is a web page, not a GGUF file", None),
+    (rb"PK\x03\x04", "is a zip archive (a PyTorch checkpoint?), not a GGUF file", None),
+    (rb"\x80[\x02-\x05]", "is a Python pickle, which weigh does not open, not a GGUF file", None),
+    (rb"(?s).{8}\{\s*\"", "is a safetensors file, not a GGUF file", "name its folder"),
+    (rb"(?i)\s*<(!doctype|html|\?xml)", "is a web page, not a GGUF file", None),
     (
-        re.compile(rb"version https://git-lfs"),
+        rb"version https://git-lfs",
         "is a git-lfs pointer; the model itself was not downloaded",
         "run `git lfs pull` in its folder",
     ),
-    (re.compile(rb"lmgg|fmgg|tjgg|algg"), "is in the GGML format that came before GGUF", "convert it anew"),
-    (re.compile(rb"\s*\{"), "is JSON, not a GGUF file", None),
-    (re.compile(rb"\x1f\x8b"), "is gzip-compressed, not a GGUF file", "unpack it first"),
-    (re.compile(rb"\0{16}"), "begins with zeros: a download that was never finished?", None),
+    (rb"lmgg|fmgg|tjgg|algg", "is in the GGML format that came before GGUF", "convert it anew"),
+    (rb"\s*\{", "is JSON, not a GGUF file", None),
+    (rb"\x1f\x8b", "is gzip-compressed, not a GGUF file", "unpack it first"),
+    (rb"\0{16}", "begins with zeros: a download that was never finished?", None),
 )
 
 
@@ -168,7 +169,7 @@ class _Header:
         if not self.data:
             return BadFile(self.path, "is empty")
         for pattern, problem, hint in _SIGNATURES:
-            if pattern.match(self.data):
+            if re.match(pattern, self.data):
                 return BadFile(self.path, problem, hint=hint)
         return BadFile(self.path, "is not a GGUF file: it does not begin with `GGUF`")
 

@@ -9,25 +9,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from datetime import date
-from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from weigh.errors import BadInput, NotSupported, UnknownName
-from weigh.model.catalog import CatalogEntry, catalog
-from weigh.model.config import read_config
 from weigh.model.ggml_types import GgmlType
 from weigh.model.gguf import SPLIT_NAME, printable, read_gguf
-from weigh.model.quantization import ALL_RECIPES, quantize
 from weigh.model.spec import ModelSpec
+
+# A GGUF file needs neither catalog nor architectures nor recipes, so these are imported where names are.
+if TYPE_CHECKING:
+    from weigh.model.catalog import CatalogEntry
 
 DEFAULT_RECIPE = "Q4_K_M"
 
 _TUNED = frozenset({"instruct", "it", "chat"})
 _FILLERS = _TUNED | {"hf", "base", "meta", "gguf", "c4ai", "nvidia"}
 # Words of a catalog id that may be left out: versions and dates of release, context, active parameters.
-_OPTIONAL = re.compile(r"v\d[\d.]*|\d{4}|\d+k|a[\d.]+[bm]|bf16")
-_RECIPE_LIKE = re.compile(r"(i?q|tq)\d.*|b?f(16|32)|mxfp.*", re.IGNORECASE)
-_RECIPE_AT_END = re.compile(rf"(.*)[-:]({'|'.join(ALL_RECIPES)})", re.IGNORECASE)
+_OPTIONAL = r"v\d[\d.]*|\d{4}|\d+k|a[\d.]+[bm]|bf16"
+_RECIPE_LIKE = r"(?i)(i?q|tq)\d.*|b?f(16|32)|mxfp.*"
 
 
 def resolve(name: str) -> ModelSpec:
@@ -50,6 +50,8 @@ def resolve(name: str) -> ModelSpec:
         return _requantized(found, recipe)
     if _looks_like_path(bare):
         raise BadInput(f"`{printable(bare)}` does not exist")
+    from weigh.model.quantization import quantize
+
     spec = _entry(bare).spec()
     return quantize(spec, recipe or _default_recipe(spec))
 
@@ -60,6 +62,8 @@ def _default_recipe(spec: ModelSpec) -> str:
 
 
 def _requantized(spec: ModelSpec, recipe: str) -> ModelSpec:
+    from weigh.model.quantization import quantize
+
     if any(tensor.type.quantized for tensor in spec.tensors):
         raise NotSupported(f"{spec.name} is {spec.quantization} already; it cannot be made {recipe} again")
     return quantize(spec, recipe)
@@ -88,7 +92,7 @@ def _at_path(name: str) -> ModelSpec | None:
         return _in_folder(path, needed=_looks_like_path(name))
     if not exists:
         return None
-    return read_config(path) if path.suffix == ".json" and path.is_file() else read_gguf(path)
+    return _config(path) if path.suffix == ".json" and path.is_file() else read_gguf(path)
 
 
 def _in_folder(folder: Path, *, needed: bool) -> ModelSpec | None:
@@ -103,10 +107,16 @@ def _in_folder(folder: Path, *, needed: bool) -> ModelSpec | None:
     if models:
         return read_gguf(models[0])
     if has_config:
-        return read_config(folder)
+        return _config(folder)
     if needed:
         raise BadInput(f"{folder} holds neither a GGUF file nor a `config.json`")
     return None
+
+
+def _config(path: Path) -> ModelSpec:
+    from weigh.model.config import read_config
+
+    return read_config(path)
 
 
 def _gguf_models(folder: Path) -> list[Path]:
@@ -124,18 +134,22 @@ def _gguf_models(folder: Path) -> list[Path]:
 
 def _recipe_apart(name: str) -> tuple[str, str | None]:
     """`gpt-oss:20b` has a size behind the colon, `qwen3:8b-q4_K_M` both, `phi-4:latest` neither."""
-    if match := _RECIPE_AT_END.fullmatch(name):
+    from weigh.model.quantization import ALL_RECIPES
+
+    if match := re.fullmatch(rf"(?i)(.*)[-:]({'|'.join(ALL_RECIPES)})", name):
         return match[1], match[2].upper()
     head, colon, tail = name.rpartition(":")
     if not colon or tail.lower() == "latest":
         return (head if colon else name), None
-    if _RECIPE_LIKE.fullmatch(tail):
+    if re.fullmatch(_RECIPE_LIKE, tail):
         raise UnknownName("quantization", printable(tail), close=_close(tail.upper(), ALL_RECIPES, 0.4))
     return name, None
 
 
 def _entry(name: str) -> CatalogEntry:
     """The catalog's model of that name: the first way of comparing that finds any decides."""
+    from weigh.model.catalog import catalog
+
     typed = name.strip().lower()
     words = _words(typed)
     bare, plain = "".join(words), "".join(_without_fillers(words))
@@ -153,6 +167,8 @@ def _entry(name: str) -> CatalogEntry:
 
 def _only_one_beginning(words: list[str], name: str) -> CatalogEntry:
     """`qwq` or `llama-4-scout`: a beginning that only one model has."""
+    from weigh.model.catalog import catalog
+
     begun = _without_fillers(words)
     found = [e for e in catalog() if begun and _essential(_words(e.id))[: len(begun)] == begun]
     if len(found) == 1:
@@ -163,6 +179,8 @@ def _only_one_beginning(words: list[str], name: str) -> CatalogEntry:
 
 
 def _close(name: str, names: Iterable[str], cutoff: float) -> list[str]:
+    from difflib import get_close_matches
+
     return get_close_matches(name, list(names), 3, cutoff)
 
 
@@ -190,4 +208,6 @@ def _without_fillers(words: list[str]) -> list[str]:
 
 
 def _essential(words: list[str]) -> list[str]:
-    return [word.replace(".", "") for word in words if word not in _FILLERS and not _OPTIONAL.fullmatch(word)]
+    return [
+        word.replace(".", "") for word in words if word not in _FILLERS and not re.fullmatch(_OPTIONAL, word)
+    ]
