@@ -32,10 +32,10 @@ FEWER_BITS = ("Q4_0", "Q3_K_M", "Q2_K")
 REACH = 2.0
 
 # Decode speed stops mattering at this multiple of the need's minimum: nobody reads faster.
-SATURATION = 8.0
-# Quality points that speed at saturation is worth to a task that cares for speed alone: the index spans
-# about this much between the weakest and the best model of the catalog.
-SPEED_POINTS = 50.0
+SATURATION = 4.0
+# Quality points that saturated speed is worth to a task that cares for speed alone. Two sizes of one
+# family are about 8 points apart: speed may move a chat by less than one size, a completion by more.
+SPEED_POINTS = 20.0
 # Points of quality a model loses per year of age among equals: newest good models first.
 AGE_POINTS_PER_YEAR = 0.5
 # Points a model loses when nobody has published a score of it: what is known goes first.

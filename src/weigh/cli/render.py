@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-PIPE_WIDTH = 160  # a file or a pipe has no edge; wide enough that nothing wraps
+PIPE_WIDTH = 180  # a file or a pipe has no edge; wide enough that nothing wraps
 
 
 @cache
@@ -33,13 +33,30 @@ def print_json(document: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
-def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """A table without lines."""
+def show(renderable: Any = "") -> None:
+    """Print it; where nobody pads lines for a screen, without the padding."""
+    if console().is_terminal:
+        console().print(renderable)
+        return
+    with console().capture() as captured:
+        console().print(renderable)
+    lines = captured.get().split("\n")
+    sys.stdout.write("\n".join(line.rstrip() for line in lines))
+
+
+def table(*columns: str, right: tuple[str, ...] = (), prose: tuple[str, ...] = ()) -> Table:
+    """A table without lines; only `prose` columns wrap, the others are cut at a narrow screen's edge."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        wraps = column in prose
+        made.add_column(
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=not wraps,
+            overflow="fold" if wraps else "ellipsis",
+        )
     return made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from weigh import units
-from weigh.cli.render import console, interval, table
+from weigh.cli.render import console, interval, show, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from weigh.model.spec import ModelSpec
 
 # Columns are dropped below these widths, least telling first.
-_WIDE, _MIDDLE = 130, 100
+_WIDE, _MIDDLE = 140, 110
 
 
 def _facts(rows: list[tuple[str, str]]) -> None:
@@ -31,7 +31,7 @@ def _facts(rows: list[tuple[str, str]]) -> None:
     grid.add_column(overflow="fold")
     for name, text in rows:
         grid.add_row(name, _escaped(text))
-    console().print(grid)
+    show(grid)
 
 
 def _escaped(text: str) -> str:
@@ -40,19 +40,22 @@ def _escaped(text: str) -> str:
     return escape(text)
 
 
-def _machine_line(machine: Machine) -> str:
+# Instruction sets a person knows by name, most telling first.
+_TELLING = ("AMX_INT8", "AVX512_VNNI", "AVX_VNNI", "AVX512F", "AVX2", "SVE", "I8MM", "DOTPROD", "NEON")
+
+
+def _machine_facts(machine: Machine) -> list[tuple[str, str]]:
     cpu, memory = machine.cpu, machine.memory
-    kernels = [
-        name for name in cpu.instruction_sets if name.startswith(("AVX", "AMX", "NEON", "SVE", "I8MM"))
-    ]
+    kernels = [name for name in _TELLING if name in cpu.instruction_sets][:3]
+    threads = f"{cpu.threads} core{'s' if cpu.threads > 1 else ''}"
     limit = f"limited by {memory.limited_by}" if memory.limited_by else "no container limit"
-    gpus = ", ".join(_gpu(gpu) for gpu in machine.gpus) or "no GPU"
-    shown = ", ".join(kernels[:4]) or cpu.architecture
-    return (
-        f"{cpu.model}, {cpu.threads} of {cpu.logical_cpus} CPUs ({shown}) · "
-        f"{units.gib(memory.usable_bytes)} RAM, {units.gib(memory.available_bytes)} free ({limit}) · "
-        f"{gpus} · {units.gib(machine.disk.free_bytes)} of disk free"
-    )
+    return [
+        ("This machine", f"{cpu.model}, {threads} to use ({', '.join(kernels) or cpu.architecture})"),
+        ("Memory", f"{units.gib(memory.available_bytes)} free of {units.gib(memory.usable_bytes)}, {limit}"),
+        *(("GPU", _gpu(gpu)) for gpu in machine.gpus),
+        *([] if machine.gpus else [("GPU", "none found")]),
+        ("Disk", f"{units.gib(machine.disk.free_bytes)} free"),
+    ]
 
 
 def _gpu(gpu: Gpu) -> str:
@@ -74,7 +77,7 @@ def _engine_line(here: Here) -> str:
 
 
 def _here_facts(here: Here) -> list[tuple[str, str]]:
-    facts = [("This machine", _machine_line(here.machine)), ("Engine", _engine_line(here))]
+    facts = [*_machine_facts(here.machine), ("Engine", _engine_line(here))]
     if here.machine.gpus and here.engine is not None:
         facts.append(("Note", "speeds below are of the CPU; weigh does not estimate GPUs yet"))
     return facts
@@ -115,7 +118,7 @@ def show_machine(here: Here) -> None:
     _facts(rows)
     if calibration is None:
         return
-    console().print()
+    show()
     _facts(
         [
             (
@@ -133,7 +136,7 @@ def show_machine(here: Here) -> None:
             ),
         ]
     )
-    console().print()
+    show()
     rates = table(
         "weights in", "decode reads", "prefill computes", right=("decode reads", "prefill computes")
     )
@@ -143,8 +146,8 @@ def show_machine(here: Here) -> None:
             units.gb_per_s(rate.decode_bytes_per_s),
             f"{rate.prefill_flops_per_s / 1e9:.0f} GFLOP/s",
         )
-    console().print(rates)
-    console().print(
+    show(rates)
+    show(
         f"\nA mix left out of the fit ran at {1 / calibration.check_decode:.2f} (decode) and"
         f" {1 / calibration.check_prefill:.2f} (prefill) of the prediction; noise {calibration.noise:.0%};"
         f" measured in {units.seconds(calibration.took_s)}."
@@ -183,17 +186,18 @@ def show_model(spec: ModelSpec) -> None:
             *(("Note", note) for note in spec.notes),
         ]
     )
-    console().print()
-    parts = table("part", "parameters", "share", "bytes", "types", right=("parameters", "share", "bytes"))
+    show()
+    numbers = ("parameters", "bytes", "of all bytes")
+    parts = table("part", *numbers, "types", right=numbers, prose=("types",))
     for part in breakdown(spec):
         parts.add_row(
             part.name,
             units.count(part.parameters),
-            f"{part.bytes / max(spec.tensor_bytes, 1):.1%}",
             units.gib(part.bytes),
+            f"{part.bytes / max(spec.tensor_bytes, 1):.1%}",
             ", ".join(part.types),
         )
-    console().print(parts)
+    show(parts)
 
 
 def show_fit(here: Here, found: SetupEstimate, layout: Layout | None, *, asked: str) -> None:
@@ -207,10 +211,10 @@ def show_fit(here: Here, found: SetupEstimate, layout: Layout | None, *, asked: 
         else f"[bold]{_escaped(name)} does not fit[/]: it needs {units.gib(memory.total_bytes)},"
         f" {units.gib(-spare)} more than the {units.gib(found.available_bytes)} it may use"
     )
-    console().print(verdict)
-    console().print()
+    show(verdict)
+    show()
     _facts(_here_facts(here))
-    console().print()
+    show()
     settings, context = found.settings, found.max_context_tokens
     largest = f"{context:,} tokens" + (
         " (all it was trained for)" if context == found.spec.context_train else ""
@@ -231,12 +235,12 @@ def show_fit(here: Here, found: SetupEstimate, layout: Layout | None, *, asked: 
     ]
     _facts(rows)
     if layout is not None:
-        console().print()
+        show()
         _facts(_layout_facts(found, layout))
-    console().print()
+    show()
     _facts(_speed_facts(found))
     if found.fits:
-        console().print(f"\nProve it  [bold]weigh try {_escaped(asked)}[/]")
+        show(f"\nProve it  [bold]weigh try {_escaped(asked)}[/]")
 
 
 def _layout_facts(found: SetupEstimate, layout: Layout) -> list[tuple[str, str]]:
@@ -273,7 +277,7 @@ def show_tasks() -> None:
     from weigh.advise.needs import TASKS
 
     numbers = ("context", "prompt", "output", "least tokens/s")
-    rows = table("task", *numbers, "for", right=numbers)
+    rows = table("task", *numbers, "for", right=numbers, prose=("for",))
     for task in TASKS.values():
         rows.add_row(
             task.name,
@@ -283,7 +287,7 @@ def show_tasks() -> None:
             units.rate(task.min_decode_tokens_per_s),
             task.description,
         )
-    console().print(rows)
+    show(rows)
 
 
 def show_answer(here: Here, answer: Answer) -> None:
@@ -292,7 +296,7 @@ def show_answer(here: Here, answer: Answer) -> None:
     wanted = f"at least {units.rate(need.min_decode_tokens_per_s)} tokens/s"
     wait = f" · first token within {units.seconds(need.max_ttft_s)}" if need.max_ttft_s else ""
     users = f" · {need.users} users" if need.users > 1 else ""
-    console().print(
+    show(
         f"\n[bold]{_escaped(need.task.description)}[/] · {need.context_tokens:,} tokens of context{users}"
         f" · {wanted}{wait} · {units.gib(need.reserve_bytes or 0)} kept free\n"
     )
@@ -303,28 +307,28 @@ def show_answer(here: Here, answer: Answer) -> None:
 
 
 def _show_ranked(answer: Answer) -> None:
-    console().print(_setups_table(answer, answer.ranked))
-    console().print()
+    show(_setups_table(answer, answer.ranked))
+    show()
     first = answer.ranked[0]
     _facts(
         [
             ("Why", answer.why),
-            *(("Next size up", line) for line in answer.binding),
+            *(("" if n else "Next size up", line) for n, line in enumerate(answer.binding)),
             *([("Trade", answer.trade)] if answer.trade else []),
             *([("Quality", first.quality.source)] if first.quality.source else []),
         ]
     )
-    console().print(f"\nProve it  [bold]weigh try {first.name}[/]")
+    show(f"\nProve it  [bold]weigh try {first.name}[/]")
 
 
 def _show_misses(answer: Answer) -> None:
-    console().print(
+    show(
         f"[bold]Nothing fits this need[/] in {units.gib(answer.available_bytes)}"
         f" ({answer.considered:,} setups weighed). The nearest misses:\n"
     )
     if answer.misses:
-        console().print(_setups_table(answer, answer.misses))
-        console().print()
+        show(_setups_table(answer, answer.misses))
+        show()
         _facts([(miss.name, "; ".join(s.text for s in miss.shortfalls)) for miss in answer.misses])
 
 
@@ -338,7 +342,7 @@ def _setups_table(answer: Answer, setups: tuple[Recommendation, ...]) -> Table:
     if width < _MIDDLE:
         columns.remove("parameters")
         columns.remove("prefill tok/s")
-    shown = table(*columns, right=tuple(numbers))
+    shown = table(*columns, right=tuple(numbers), prose=("quality",))
     for rank, one in enumerate(setups):
         cells = _cells(one)
         cells[""] = "▶" if rank == 0 and one.meets else ""
@@ -371,7 +375,7 @@ def _cells(one: Recommendation) -> dict[str, str]:
 def show_trial(result: Trial) -> None:
     estimated, speed = result.estimate, result.estimate.speed
     kind = "test-driven on random weights of its shapes" if result.basis == "test-driven" else "measured"
-    console().print(
+    show(
         f"[bold]{_escaped(estimated.spec.name)} at {estimated.spec.quantization}[/], {kind}"
         f" on {result.engine} ({result.engine_version})\n"
     )
@@ -386,10 +390,10 @@ def show_trial(result: Trial) -> None:
         ratio = f"{seen.value / expected.value:.2f}" if expected else ""
         within = " (inside)" if expected and expected.low <= seen.value <= expected.high else ""
         rows.add_row(name, interval(expected), interval(seen), ratio + within)
-    console().print(rows)
+    show(rows)
     load = estimated.workload
     depth = f" at depth {load.depth_tokens:,}" if load.depth_tokens else ""
-    console().print(
+    show(
         f"\nprefill over {load.prompt_tokens:,} tokens, decode over {load.output_tokens:,}{depth};"
         f" single steps varied by {result.noise:.0%} meanwhile"
     )

@@ -8,7 +8,7 @@ by many tokens at once (prefill), and attention over the cache.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from weigh.model.ggml_types import GgmlType
@@ -74,12 +74,19 @@ class Calibration:
     noise: float
     took_s: float
     memory_read: tuple[tuple[int, float, float, float], ...] = ()
+    _rates: dict[GgmlType, FormatRate] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_rates", {})
 
     def rate(self, kind: GgmlType) -> FormatRate:
         """Rates of a format; one that was not run borrows from the measured one nearest in bits."""
-        known = self.formats.get(kind.name)
-        if known is not None:
-            return known
+        rate = self._rates.get(kind)
+        if rate is None:
+            rate = self._rates[kind] = self.formats.get(kind.name) or self._borrowed(kind)
+        return rate
+
+    def _borrowed(self, kind: GgmlType) -> FormatRate:
         name = min(
             (n for n, r in self.formats.items() if r.measured),
             key=lambda n: abs(GgmlType[n].bits_per_weight - kind.bits_per_weight),
@@ -90,7 +97,9 @@ class Calibration:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        found = asdict(self)
+        del found["_rates"]
+        return found
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

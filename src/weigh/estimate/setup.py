@@ -9,7 +9,7 @@ from weigh.engines.engine import Settings
 from weigh.estimate.calibration import Calibration
 from weigh.estimate.memory import MemoryEstimate, max_context_tokens, memory
 from weigh.estimate.speed import SpeedEstimate, Workload, speed, ttft
-from weigh.estimate.work import work
+from weigh.estimate.work import Work, work
 from weigh.figure import Figure
 from weigh.model.quantization import file_bytes
 from weigh.model.spec import MixerKind, ModelSpec
@@ -32,13 +32,14 @@ class SetupEstimate:
     speed: SpeedEstimate | None
     cpu_features: Collection[str]
     calibration: Calibration | None
+    work: Work
 
     def ttft_s(self, prompt_tokens: int) -> Figure | None:
         """Time to first token of another prompt than the workload's; None without a calibration."""
         if self.calibration is None:
             return None
         return ttft(
-            work(self.spec),
+            self.work,
             self.calibration,
             prompt_tokens=prompt_tokens,
             unmeasured_mixers=_unmeasured(self.spec),
@@ -75,10 +76,10 @@ def estimate(
         cpu_features: instruction sets of the engine's build (they decide what it repacks).
     """
     needed = memory(spec, settings, cpu_features)
-    timing = None
+    todo, timing = work(spec), None
     if calibration is not None:
         timing = speed(
-            work(spec),
+            todo,
             calibration,
             replace(workload, parallel=settings.parallel),
             file_bytes=spec.file_bytes or file_bytes(spec),
@@ -94,6 +95,7 @@ def estimate(
         speed=timing,
         cpu_features=cpu_features,
         calibration=calibration,
+        work=todo,
     )
 
 
