@@ -227,7 +227,8 @@ def _aligned(size: int) -> int:
 def _header(spec: ModelSpec, tensors: list[_Tensor]) -> bytes:
     entries = [
         _pair("general.architecture", spec.architecture),
-        _pair("general.name", spec.name),
+        # llama.cpp asks for Phi-3's own special tokens in the vocabulary of anything so named
+        _pair("general.name", spec.name.replace("Phi-3", "Phi 3").replace("phi-3", "phi 3")),
         _pair("general.alignment", ALIGNMENT),
         *(_pair(f"{spec.architecture}.{key}", value) for key, value in _hyper(spec).items()),
         *_tokenizer(spec.vocab),
