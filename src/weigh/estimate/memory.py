@@ -24,9 +24,10 @@ from weigh.estimate.kv_cache import CELL_STEP, cells, mixer_bytes, ubatch_tokens
 from weigh.model.ggml_types import GgmlType
 from weigh.model.spec import MixerKind, ModelSpec, TensorGroup
 
-# Measured with benchmarks/memory.py --runtime on x86-64 Linux, Python 3.11, xllamacpp 2026.10.11549: resident
-# memory of a process that serves a model of next to no size, and how it grows.
-PROCESS_BYTES = 40 << 20  # interpreter, library and server: 16 MiB private, 24 MiB of mapped program files
+# Measured on x86-64 Linux, Python 3.11, xllamacpp 2026.10.11549: memory of a process that serves models of next
+# to no size, as vocabulary, merge rules, layers and context grow. benchmarks/memory.py --resident checks the sum.
+PROCESS_BYTES = 16 << 20  # interpreter, library and server, private
+PROGRAM_BYTES = 24 << 20  # and their mapped program files
 TOKEN_BYTES = 209  # per entry of the vocabulary, in the tokenizer and the sampler
 MERGE_BYTES = 180  # per merge rule of the tokenizer; about one per entry
 LAYER_BYTES = 74 << 10  # graph and tensor records of a layer
@@ -66,7 +67,7 @@ class MemoryEstimate:
         output_bytes: logits handed out, one row per sequence.
         runtime_bytes: the rest of the process: interpreter, library, vocabulary, records.
         private_bytes: memory that cannot be dropped, at the peak of a run.
-        mapped_bytes: file pages mapped at that time; 0 when the file is not mapped.
+        mapped_bytes: file pages resident at that time: the model's when it is mapped, the program's always.
         load_peak_bytes: most resident memory while loading and running.
     """
 
@@ -217,8 +218,8 @@ class _Prepared:
         # two inputs for embeddings are laid out but never written when tokens are given
         untouched = 2 * 4 * self.spec.hidden * ubatch_tokens(settings)
         held = repacked if settings.mmap else tensors + copied
-        private = held + kv + compute + output + runtime - untouched
-        mapped = tensors if settings.mmap else 0
+        private = held + kv + compute + output + runtime - PROGRAM_BYTES - untouched
+        mapped = PROGRAM_BYTES + (tensors if settings.mmap else 0)
         return MemoryEstimate(
             weights_bytes=tensors + copied,
             repacked_bytes=repacked,
@@ -258,6 +259,7 @@ class _Prepared:
         spec = self.spec
         return (
             PROCESS_BYTES
+            + PROGRAM_BYTES
             + (TOKEN_BYTES + MERGE_BYTES) * spec.vocab
             + LAYER_BYTES * spec.layers
             + CELL_BYTES * cells(settings, 0).full * settings.parallel
