@@ -11,8 +11,6 @@ from importlib.util import find_spec
 from shutil import which
 
 from weigh.engines.engine import Engine
-from weigh.engines.llama_cpp import EmbeddedLlamaCpp
-from weigh.engines.llama_server import PROGRAM, LlamaServer
 from weigh.errors import EngineMissing
 
 VARIABLE = "WEIGH_ENGINE"
@@ -20,6 +18,9 @@ VARIABLE = "WEIGH_ENGINE"
 
 def engines() -> list[Engine]:
     """The engines found here, the one that serves best first."""
+    from weigh.engines.llama_cpp import EmbeddedLlamaCpp
+    from weigh.engines.llama_server import PROGRAM, LlamaServer
+
     found: list[Engine] = []
     if which(PROGRAM):
         found.append(LlamaServer())
@@ -34,6 +35,9 @@ def default_engine() -> Engine:
     Raises:
         EngineMissing: there is none, or not the one named.
     """
+    from weigh.engines.llama_cpp import EmbeddedLlamaCpp
+    from weigh.engines.llama_server import LlamaServer
+
     named = os.environ.get(VARIABLE, "")
     if named == "embedded":
         return EmbeddedLlamaCpp()

@@ -72,5 +72,7 @@ def layout(lines: Sequence[str]) -> Layout | None:
             int(row["kv"]) * MIB,
             int(row["compute"]) * MIB,
         )
+    if not buffers:
+        return None
     weights, kv_cache, compute = (sum(column) for column in zip(*buffers.values(), strict=True))
     return Layout(weights, kv_cache, compute, buffers)

@@ -14,7 +14,7 @@ from weigh import units
 from weigh.engines.child import Child
 from weigh.engines.engine import Generation, Limits, ProcessMemory
 from weigh.engines.engine_log import LISTENING, LOADING
-from weigh.errors import BadFile, BadInput, EngineCrashed, EngineTimeout
+from weigh.errors import BadFile, BadInput, EngineTimeout
 
 HOST = "127.0.0.1"
 
@@ -86,8 +86,8 @@ class HttpSession:
             # several tokens may come in one event, and some (parts of a character) in a later one
             new = last["timings"]["predicted_n"] - len(times_s)
             times_s += [time.perf_counter() - sent_s] * new
-        if not last.get("stop"):
-            raise EngineCrashed(f"{self._child.what} stopped after {len(times_s)} tokens")
+        if not last.get("stop"):  # the stream broke off
+            self._child.fail()
         return _generation(last["timings"], times_s)
 
     def _events(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
