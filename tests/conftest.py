@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.calibrations import CALIBRATION
 
+from tests.calibrations import CALIBRATION
 from weigh.bench.here import Here, here
 from weigh.engines import default_engine
 from weigh.machine import probe

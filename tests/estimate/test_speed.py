@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.calibrations import CALIBRATION
 
+from tests.calibrations import CALIBRATION
 from weigh.bench import probes
 from weigh.estimate.speed import Workload, decode_step_s, load_s, prefill_s, speed
 from weigh.estimate.work import work

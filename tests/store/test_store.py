@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.calibrations import CALIBRATION
 
+from tests.calibrations import CALIBRATION
 from weigh.errors import BadFile, WeighError
 from weigh.store import Store
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from weigh.cli import options
 from weigh.errors import BadInput, EngineError, WeighError
-from weigh.model.ggml_types import GgmlType
+
+if TYPE_CHECKING:
+    from weigh.model.ggml_types import GgmlType
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _NO = 1
@@ -50,7 +52,8 @@ def app(ctx: click.Context, as_json: bool, no_calibrate: bool) -> int | None:
     """
     if ctx.invoked_subcommand is not None:
         return None
-    return _recommend("coding", {}, options.default_workload(), as_json, no_calibrate)
+    found: int = ctx.invoke(recommend, as_json=as_json, no_calibrate=no_calibrate)
+    return found
 
 
 @app.command()
@@ -151,7 +154,7 @@ def fit(
 @click.option("--max-ttft", type=click.FloatRange(0), help="Longest wait for the first token, in seconds.")
 @options.reserve
 @click.option("--limit", type=click.IntRange(1, 100), default=8, show_default=True, help="Rows to show.")
-@options.workload
+@options.task_workload
 @options.no_calibrate
 @options.as_json
 def recommend(
@@ -162,8 +165,8 @@ def recommend(
     max_ttft: float | None,
     reserve: int | None,
     limit: int,
-    prompt: int,
-    output: int,
+    prompt: int | None,
+    output: int | None,
     depth: int,
     kv_type: GgmlType,
     no_calibrate: bool,
@@ -178,17 +181,39 @@ def recommend(
 
         show_tasks()
         return 0
+    from weigh.advise.needs import need
+    from weigh.advise.search import recommend as search
+
     wishes = {
         "context_tokens": context,
         "users": users,
         "min_decode_tokens_per_s": min_speed,
         "max_ttft_s": max_ttft,
         "reserve_bytes": reserve,
+        "prompt_tokens": prompt,
+        "output_tokens": output,
     }
+    asked = need(task, **{name: wish for name, wish in wishes.items() if wish is not None})  # type: ignore[arg-type]
     _, workload = options.settings_and_workload(
-        context=None, prompt=prompt, output=output, depth=depth, parallel=users or 1, kv_type=kv_type
+        context=None,
+        prompt=prompt or 512,
+        output=output or 128,
+        depth=depth,
+        parallel=asked.users,
+        kv_type=kv_type,
     )
-    return _recommend(task, wishes, (workload, kv_type), as_json, no_calibrate, limit=limit)
+    with _here(calibrate=not no_calibrate) as here:
+        answer = search(asked, here, workload=workload, kv_type=kv_type, limit=limit)
+        if as_json:
+            from weigh.cli.documents import answer_document
+            from weigh.cli.render import print_json
+
+            print_json(answer_document(here, answer))
+        else:
+            from weigh.cli.screens import show_answer
+
+            show_answer(here, answer)
+    return 0 if answer.ranked else _NO
 
 
 @app.command(name="try")
@@ -264,38 +289,6 @@ def completion(shell: str) -> int:
     assert script is not None  # the choice above lists only shells click knows
     click.echo(script(app, {}, "weigh", "_WEIGH_COMPLETE").source())
     return 0
-
-
-def _recommend(
-    task: str,
-    wishes: dict[str, Any],
-    workload: options.WorkloadAndType,
-    as_json: bool,
-    no_calibrate: bool,
-    limit: int = 8,
-) -> int:
-    from weigh.advise.needs import need
-    from weigh.advise.search import recommend as search
-
-    asked = need(task, **{key: value for key, value in wishes.items() if value is not None})
-    with _here(calibrate=not no_calibrate) as here:
-        answer = search(
-            asked,
-            here,
-            workload=workload[0],
-            kv_type=workload[1],
-            limit=limit,
-        )
-        if as_json:
-            from weigh.cli.documents import answer_document
-            from weigh.cli.render import print_json
-
-            print_json(answer_document(here, answer))
-        else:
-            from weigh.cli.screens import show_answer
-
-            show_answer(here, answer)
-    return 0 if answer.ranked else _NO
 
 
 @contextmanager

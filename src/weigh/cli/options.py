@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from weigh import units
-from weigh.engines.engine import Settings
 from weigh.errors import BadInput, UnknownName
-from weigh.estimate.speed import Workload
-from weigh.model.ggml_types import GgmlType
+
+if TYPE_CHECKING:
+    from weigh.engines.engine import Settings
+    from weigh.estimate.speed import Workload
+    from weigh.model.ggml_types import GgmlType
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -47,12 +49,14 @@ class Tokens(click.ParamType[int]):
             self.fail(f"{error.message}; {error.hint}", param, ctx)
 
 
-class KvType(click.ParamType[GgmlType]):
+class KvType(click.ParamType["GgmlType"]):
     """A number format of the KV cache."""
 
     name = "type"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> GgmlType:
+        from weigh.model.ggml_types import GgmlType
+
         if isinstance(value, GgmlType):
             return value
         if value.upper() not in KV_TYPES:
@@ -81,32 +85,30 @@ no_calibrate = click.option(
     help="Do not measure this machine when it has not been yet; speeds stay unknown.",
 )
 
+_depth = click.option(
+    "--depth", type=Tokens(zero=True), default=0, show_default=True, help="Tokens already in the context."
+)
+_kv_type = click.option(
+    "--kv-type", type=KvType(), default="F16", show_default=True, help="Number format of the KV cache."
+)
+
 workload = _together(
     click.option("--prompt", type=Tokens(), default=512, show_default=True, help="Prompt tokens."),
     click.option("--output", type=Tokens(), default=128, show_default=True, help="Output tokens."),
-    click.option(
-        "--depth",
-        type=Tokens(zero=True),
-        default=0,
-        show_default=True,
-        help="Tokens already in the context.",
-    ),
-    click.option(
-        "--kv-type", type=KvType(), default="F16", show_default=True, help="Number format of the KV cache."
-    ),
+    _depth,
+    _kv_type,
+)
+
+task_workload = _together(
+    click.option("--prompt", type=Tokens(), help="Prompt tokens (default: 512; first token: the task's)."),
+    click.option("--output", type=Tokens(), help="Output tokens (default: 128)."),
+    _depth,
+    _kv_type,
 )
 
 parallel = click.option(
     "--parallel", type=click.IntRange(1, 1024), default=1, show_default=True, help="Sequences at once."
 )
-
-
-WorkloadAndType: TypeAlias = tuple[Workload, GgmlType]
-
-
-def default_workload() -> WorkloadAndType:
-    """What the workload options say when none is given."""
-    return Workload(), GgmlType.F16
 
 
 def settings_and_workload(
@@ -117,6 +119,9 @@ def settings_and_workload(
     Raises:
         BadInput: the workload does not fit into the context.
     """
+    from weigh.engines.engine import Settings
+    from weigh.estimate.speed import Workload
+
     tokens = prompt + output + depth
     if context is not None and tokens > context:
         raise BadInput(
