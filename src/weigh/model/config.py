@@ -70,18 +70,18 @@ def _text_part(config: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _spec(name: str, draft: Draft) -> ModelSpec:
-    layers = int(str(draft.hyper["block_count"]))
+    for group in draft.groups:
+        if min(group.shape) < 1:
+            raise BadInput(f"{name}: a width of `{group.name}` is missing from the config")
     return ModelSpec(
         name=name,
         architecture=draft.architecture,
-        layers=layers,
+        layers=draft.count,
         hidden=draft.hidden,
         vocab=draft.vocab,
         feed_forward=draft.width,
-        context_train=draft.c.count(
-            "max_position_embeddings", default=int(str(draft.hyper["context_length"]))
-        ),
-        mixers=mixers(draft.architecture, draft.hyper, layers),
+        context_train=draft.context,
+        mixers=mixers(draft.architecture, draft.hyper, draft.count),
         tensors=tuple(draft.groups),
         quantization="F16",
         experts=draft.experts,

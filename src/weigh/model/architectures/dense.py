@@ -289,7 +289,7 @@ def gpt2(c: Fields) -> Draft:
     """GPT-2: learned positions, embeddings tied."""
     d = Draft("gpt2", c, norm="layer")
     d.width = d.hyper["feed_forward_length"] = d.width or 4 * d.hidden
-    d.add("position_embd.weight", (d.hidden, int(str(d.hyper["context_length"]))), GgmlType.F32)
+    d.add("position_embd.weight", (d.hidden, d.context), GgmlType.F32)
     _fused_with_biases(d, tied=True)
     return d
 

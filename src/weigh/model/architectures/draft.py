@@ -23,6 +23,7 @@ Layers: TypeAlias = tuple[int, ...]
 
 # Names under which configs keep the same thing, in the order in which the converter looks.
 _FEED_FORWARD = ("prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size", "n_inner")
+_CONTEXT = ("n_positions", "n_ctx", "max_sequence_length", "seq_length")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _EXPERTS_USED = (
     "num_experts_per_tok",
@@ -57,6 +58,8 @@ class Draft:
         self.layers = span(0, self.count)
         self.hidden = c.count("hidden_size", "n_embd", "d_model")
         self.vocab = c.count("vocab_size")
+        # 2048 is the default of most transformers classes; it only says how far the model was trained to look.
+        self.context = c.count("max_position_embeddings", *_CONTEXT, default=2048)
         self.heads = c.count("num_attention_heads", "n_head", default=0, least=0)
         self.kv_heads = c.count("num_key_value_heads", "num_kv_heads", default=self.heads, least=0)
         self.head_dim = c.count("head_dim", default=self.hidden // self.heads if self.heads else 0)
@@ -73,15 +76,7 @@ class Draft:
         """What nearly every architecture's header holds."""
         hyper: dict[str, HyperValue] = {
             "block_count": self.count,
-            # The class default of most configs; it only limits how far the model was trained to look.
-            "context_length": self.c.count(
-                "max_position_embeddings",
-                "n_positions",
-                "n_ctx",
-                "max_sequence_length",
-                "seq_length",
-                default=2048,
-            ),
+            "context_length": self.context,
             "embedding_length": self.hidden,
             "feed_forward_length": self.width,
             "vocab_size": self.vocab,

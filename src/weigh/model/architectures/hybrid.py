@@ -240,7 +240,7 @@ def mamba(c: Fields) -> Draft:
     if c.text("model_type") == "falcon_mamba":
         d.hyper["ssm.dt_b_c_rms"] = True
     # The cache does not grow, so the converter writes a context without end.
-    d.hyper["context_length"] = c.count("max_position_embeddings", default=1 << 20)
+    d.context = d.hyper["context_length"] = c.count("max_position_embeddings", default=1 << 20)
     d.embeddings(tied=c.text("model_type") != "falcon_mamba")
     d.norms("attn_norm")
     _mamba1(d, d.layers)
