@@ -118,14 +118,12 @@ ABSURD = [-1, 0, 1.5, True, "many", [], {}, 10**12, 10**5000, float("nan"), floa
 
 
 @pytest.mark.parametrize(
-    "value", ABSURD, ids=lambda v: type(v).__name__ + str(v)[:6] if v != 10**5000 else "huge"
+    "value", ABSURD, ids=lambda v: type(v).__name__ + (str(v)[:6] if v != 10**5000 else "")
 )
 @pytest.mark.parametrize("field", ["hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads"])
 def test_an_absurd_value_is_one_line(field, value):
     with pytest.raises(BadInput) as caught:
-        spec = spec_from_config("m", LLAMA | {field: value})
-        assert field == "num_attention_heads", spec  # no attention at all is a true config
-        raise BadInput("no heads")
+        spec_from_config("m", LLAMA | {field: value})
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 200
 

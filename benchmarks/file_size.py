@@ -1,0 +1,65 @@
+"""What the catalog's shapes add up to, beside what is published.
+
+python benchmarks/file_size.py               # files people download: predicted and published bytes
+python benchmarks/file_size.py --parameters  # every model: recomputed and stated parameters
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from weigh.model.catalog import CatalogEntry, catalog
+from weigh.model.quantization import file_bytes, quantize
+
+# Bytes of GGUF files as their repositories list them (bartowski, Qwen, ggml-org); noted from memory.
+PUBLISHED_BYTES = (
+    ("meta-llama/Llama-3.1-8B-Instruct", "Q4_K_M", 4_920_739_232),
+    ("meta-llama/Llama-3.1-8B-Instruct", "Q8_0", 8_540_775_840),
+    ("Qwen/Qwen2.5-7B-Instruct", "Q4_K_M", 4_683_074_240),
+    ("openai/gpt-oss-20b", "MXFP4_MOE", 12_109_566_560),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--parameters", action="store_true", help="recompute every model's parameters")
+    return _parameters() if parser.parse_args().parameters else _files()
+
+
+def _files() -> int:
+    """One row per published file; 1 when any is off by more than half a percent."""
+    worst = 0.0
+    print(f"{'model':40} {'recipe':10} {'predicted':>14} {'published':>14} {'off':>8}")
+    for model, recipe, published_bytes in PUBLISHED_BYTES:
+        predicted_bytes = file_bytes(quantize(catalog().by_id[model].spec(), recipe))
+        off = predicted_bytes / published_bytes - 1
+        worst = max(worst, abs(off))
+        print(f"{model:40} {recipe:10} {predicted_bytes:14,} {published_bytes:14,} {off:8.3%}")
+    return 1 if worst > 0.005 else 0
+
+
+def _parameters() -> int:
+    """One row per model, then the counts; 1 when a model is off without a note that says why."""
+    rows = [_row(entry) for entry in catalog()]
+    print(*(text for text, _ in rows), sep="\n")
+    kinds = [kind for _, kind in rows]
+    print({kind: kinds.count(kind) for kind in sorted(set(kinds))})
+    return 1 if "unexplained" in kinds else 0
+
+
+def _row(entry: CatalogEntry) -> tuple[str, str]:
+    if entry.unsupported is not None:
+        return f"{'not known':>12}  {entry.unsupported}", "not known"
+    recomputed = entry.spec().parameters
+    if not entry.stated_total:
+        return f"{'':>12}  {entry.id}: {recomputed:,}, no total stated", "not stated"
+    off = recomputed / entry.stated_total - 1
+    text = f"{off:12.4%}  {entry.id}: {recomputed:,} of {entry.stated_total:,}"
+    if abs(off) <= 0.01:
+        return text, "within 1 %"
+    return f"{text} ({entry.notes})", "explained" if entry.notes else "unexplained"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
