@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -51,6 +50,8 @@ class HttpSession:
         return port
 
     def _healthy(self, port: int) -> bool:
+        import http.client  # here, because it takes 30 ms that estimates have no use for
+
         connection = http.client.HTTPConnection(HOST, port, timeout=5)
         try:
             connection.request("GET", "/health")
@@ -92,6 +93,8 @@ class HttpSession:
 
     def _events(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """What the server streams back, one event at a time."""
+        import http.client
+
         connection = http.client.HTTPConnection(HOST, self._port, timeout=self._silence_s)
         try:
             headers = {"Content-Type": "application/json"}
