@@ -67,6 +67,20 @@ def test_a_model_that_also_sees_is_its_text_part():
     assert spec_from_config("m", nested).parameters == spec_from_config("m", LLAMA).parameters
 
 
+def test_fields_that_a_published_config_leaves_to_its_class_are_filled_in():
+    text = {
+        "model_type": "gemma3_text",
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 34,
+        "sliding_window": 1024,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+    }
+    gemma = spec_from_config("gemma", {"model_type": "gemma3", "text_config": text})
+    assert gemma.tensors == catalog().by_id["google/gemma-3-4b-it"].spec().tensors
+    assert gemma.context_train == 131072
+
+
 def test_routed_experts_that_a_token_skips_are_not_active():
     config = LLAMA | {
         "model_type": "qwen3_moe",

@@ -327,10 +327,19 @@ def gemma2(c: Fields) -> Draft:
 
 def gemma3(c: Fields) -> Draft:
     """Gemma 3: heads normalised, five sliding layers, then a full one."""
+    # Gemma3TextConfig's defaults, which the published configs rely on. The vocabulary is padded there
+    # with rows that have no token, and those the converter cuts off.
+    c = c.with_defaults(
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=256,
+        max_position_embeddings=131072,
+        rope_theta=1_000_000.0,
+        sliding_window=512,
+    )
+    c = Fields(c.origin, {**c.values, "vocab_size": min(262144, c.count("vocab_size", default=262144))})
     d = Draft("gemma3", c)
-    # Gemma3TextConfig's defaults; small configs leave them out.
-    d.hyper["attention.sliding_window"] = c.count("sliding_window", default=512)
-    d.hyper.setdefault("rope.freq_base", 1_000_000.0)
+    d.hyper["attention.sliding_window"] = c.count("sliding_window")
     d.embeddings(tied=True)
     d.norms("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
     d.attention()

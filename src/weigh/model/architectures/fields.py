@@ -26,6 +26,11 @@ class Fields:
         """Whether the field is there and not null."""
         return self.values.get(name) is not None
 
+    def with_defaults(self, **defaults: object) -> Fields:
+        """The same fields, and what a missing one means in the model's transformers class."""
+        given = {name: value for name, value in self.values.items() if value is not None}
+        return Fields(self.origin, {**defaults, **given})
+
     def count(self, *names: str, default: int | None = None, least: int = 1, most: int = MOST) -> int:
         """A whole number in `least`..`most`; `default` stands for a missing one, None means required."""
         for name in names:
