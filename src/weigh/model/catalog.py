@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cache, cached_property
-from importlib.resources import files
+from pathlib import Path
 
 from weigh.errors import BadInput
 from weigh.model.config import spec_from_config
@@ -76,7 +76,7 @@ class Catalog:
 @cache
 def catalog() -> Catalog:
     """The catalog that comes with weigh."""
-    records = json.loads((files("weigh") / "data" / "models.json").read_bytes())
+    records = json.loads((Path(__file__).parents[1] / "data" / "models.json").read_bytes())
     entries = tuple(_entry(record) for record in records)
     return Catalog(entries, {entry.id: entry for entry in entries})
 

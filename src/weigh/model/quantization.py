@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from enum import Enum, auto
 from functools import cache, lru_cache
 from typing import TypeAlias
@@ -188,6 +187,8 @@ def quantize(spec: ModelSpec, recipe: str) -> ModelSpec:
     """
     base = _BASE.get(recipe)
     if base is None:
+        from difflib import get_close_matches
+
         raise UnknownName("quantization", recipe, close=get_close_matches(recipe.upper(), ALL_RECIPES, 2))
     choice = _Choice.of(spec, recipe, base)
     groups: list[TensorGroup] = []
