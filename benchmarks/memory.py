@@ -97,7 +97,7 @@ def pairs(
             path = Path(folder) / "model.gguf"
             write_gguf(spec, path, weights=False)
             for context in CONTEXTS:
-                settings = Settings(context_tokens=context)
+                settings = Settings(context_tokens=context, mmap=False)  # the engine maps nothing to lay out
                 try:
                     layout = engine.layout(path, settings)
                 except WeighError as error:

@@ -432,17 +432,19 @@ def _experts(arena: _Arena, shape: FeedForward, norm: _Block, hidden: int, rows:
     weights = arena.take(F32 * shape.experts_used * rows)
     arena.give(logits)
     unit = F32 * rows * shape.experts_used
+    latent = _NOTHING
+    if shape.expert_hidden != hidden:
+        latent = arena.take(F32 * shape.expert_hidden * rows)
     weighted = arena.take(unit * hidden * shape.weighted_first)
     made = [arena.take(unit * shape.expert_width) for _ in range(shape.expert_matrices)]
     if not shape.width:
         arena.give(norm)
-    arena.give(weighted)
+    arena.give(weighted, latent)
     active = made[0]
     if shape.expert_matrices > 1:
         active = arena.take(unit * shape.expert_width)
         arena.give(*made)
-    down = arena.take(unit * hidden)
+    down = arena.take(unit * shape.expert_hidden)
     arena.give(active, order, weights)
-    summed = arena.take(F32 * hidden * rows)
-    arena.give(down)
-    return summed
+    summed = _resized(arena, down, F32 * shape.expert_hidden * rows)
+    return summed if shape.expert_hidden == hidden else _resized(arena, summed, F32 * hidden * rows)

@@ -93,6 +93,7 @@ class FeedForward(NamedTuple):
     experts_used: int = 0
     expert_width: int = 0
     expert_matrices: int = 2
+    expert_hidden: int = 0  # width the experts read and make; less than the model's in a latent space
     weighted_first: bool = False  # an expert's share multiplies its input instead of its output
 
 
@@ -303,5 +304,6 @@ def _feed_forward(spec: ModelSpec, roles: Mapping[str, tuple[int, ...]]) -> Feed
         experts_used=spec.experts_used if experts[2] else 0,
         expert_width=experts[0],
         expert_matrices=2 if "ffn_gate_exps.weight" in roles or "ffn_gate_up_exps.weight" in roles else 1,
+        expert_hidden=experts[1],
         weighted_first=spec.architecture == "llama4",
     )

@@ -37,6 +37,9 @@ WORK_BYTES_PER_VALUE = 1.141  # Q8_K, 292 bytes for 256 values: a matrix product
 EMBEDDINGS = frozenset(  # looked up by row, never multiplied (llama-arch.cpp, GGML_OP_GET_ROWS)
     {"token_embd.weight", "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight"}
 )
+# These load the output matrix first and then the embedding it is tied to, as two tensors (src/models/*.cpp):
+# two copies, unless both are the same pages of a mapped file.
+TWO_COPIES = frozenset({"gemma3n", "gemma4"})
 UNBOUNDED_TOKENS = 1 << 24
 
 _AVX2 = (frozenset({"AVX2"}), 8)
@@ -104,13 +107,15 @@ class Weights(NamedTuple):
     Attributes:
         tensor_bytes: of the file.
         repacked_bytes: rewritten into private memory, the copy of a tied embedding included.
-        copied_bytes: second copy of a tied embedding.
+        copied_bytes: second copy of a tied embedding, repacked.
+        unmapped_copy_bytes: second copy of a tied embedding that a mapped file does without.
         largest_repacked_bytes: the largest tensor that passes through a buffer on its way.
     """
 
     tensor_bytes: int
     repacked_bytes: int
     copied_bytes: int
+    unmapped_copy_bytes: int
     largest_repacked_bytes: int
 
 
@@ -125,7 +130,7 @@ def weights(spec: ModelSpec, cpu_features: Collection[str]) -> Weights:
     llama-model-loader.cpp `create_tensor`. Ignored: AMX tiles (native builds on such CPUs), SVE and RISC-V.
     """
     features = _row_multiples(frozenset(cpu_features))
-    total = repacked = copied = largest = 0
+    total = repacked = copied = unmapped = largest = 0
     for tensor in spec.tensors:
         size = tensor.total_bytes
         total += size
@@ -137,7 +142,9 @@ def weights(spec: ModelSpec, cpu_features: Collection[str]) -> Weights:
         embedding = next((t for t in spec.tensors if t.name == "token_embd.weight"), None)
         if embedding is not None and _is_repacked(embedding, features):
             copied = embedding.total_bytes
-    return Weights(total, repacked + copied, copied, max(largest, copied))
+        elif embedding is not None and spec.architecture in TWO_COPIES:
+            unmapped = embedding.total_bytes
+    return Weights(total, repacked + copied, copied, unmapped, max(largest, copied))
 
 
 @lru_cache(maxsize=64)
@@ -210,18 +217,19 @@ class _Prepared:
         return graph(self.spec)
 
     def estimate(self, settings: Settings) -> MemoryEstimate:
-        tensors, repacked, copied, largest = self.weights
+        tensors, repacked, _, _, largest = self.weights
+        needed = self.weights_bytes(settings)
         kv = self.kv_cache_bytes(settings)
         compute = self.compute_bytes(settings)
         output = 4 * self.spec.vocab * settings.parallel
         runtime = self.runtime_bytes(settings)
         # two inputs for embeddings are laid out but never written when tokens are given
         untouched = 2 * 4 * self.spec.hidden * ubatch_tokens(settings)
-        held = repacked if settings.mmap else tensors + copied
+        held = repacked if settings.mmap else needed
         private = held + kv + compute + output + runtime - PROGRAM_BYTES - untouched
         mapped = PROGRAM_BYTES + (tensors if settings.mmap else 0)
         return MemoryEstimate(
-            weights_bytes=tensors + copied,
+            weights_bytes=needed,
             repacked_bytes=repacked,
             kv_cache_bytes=kv,
             compute_bytes=compute,
@@ -236,13 +244,16 @@ class _Prepared:
         """`MemoryEstimate.total_bytes` under another context."""
         other = _with_context(settings, context_tokens)
         return (
-            self.weights.tensor_bytes
-            + self.weights.copied_bytes
+            self.weights_bytes(other)
             + self.kv_cache_bytes(other)
             + self.compute_bytes(other)
             + 4 * self.spec.vocab * settings.parallel
             + self.runtime_bytes(other)
         )
+
+    def weights_bytes(self, settings: Settings) -> int:
+        copies = self.weights.copied_bytes + (0 if settings.mmap else self.weights.unmapped_copy_bytes)
+        return self.weights.tensor_bytes + copies
 
     def kv_cache_bytes(self, settings: Settings) -> int:
         return sum(mixer_bytes(mixer, settings) for mixer in self.spec.mixers)
