@@ -22,7 +22,9 @@ from weigh.estimate.calibration import Calibration, FormatRate
 from weigh.estimate.memory import memory
 from weigh.estimate.speed import decode_step_s, load_s, prefill_s
 from weigh.estimate.work import work
-from weigh.machine import Machine, measure_bandwidth, measure_read_rate
+from weigh.machine import Machine
+from weigh.machine.bandwidth import measure_bandwidth
+from weigh.machine.disk import measure_read_rate
 from weigh.model.catalog import catalog
 from weigh.model.ggml_types import GgmlType
 from weigh.model.quantization import quantize

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from weigh.bench.drive import Progress
 from weigh.engines import default_engine
 from weigh.engines.engine import Engine, Layout, Settings
 from weigh.errors import EngineMissing
@@ -15,7 +15,9 @@ from weigh.estimate.speed import Workload
 from weigh.machine import Machine, models_folder, probe
 from weigh.model.spec import ModelSpec
 from weigh.store import Store
-from weigh.synth import synthetic_file
+
+if TYPE_CHECKING:
+    from weigh.bench.drive import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,5 +104,7 @@ def ask_layout(here: Here, spec: ModelSpec, settings: Settings) -> Layout:
     """
     if here.engine is None:
         raise EngineMissing("no engine is installed", hint="pip install xllamacpp")
+    from weigh.synth import synthetic_file
+
     with synthetic_file(spec, scratch_folder(), weights=False) as path:
         return here.engine.layout(path, settings)

@@ -13,6 +13,8 @@ from typing import Protocol, Self
 
 from weigh.model.ggml_types import GgmlType
 
+HOST = "127.0.0.1"  # engines are reached from this machine alone
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

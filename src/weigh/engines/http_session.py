@@ -11,11 +11,9 @@ from typing import Any, Self
 
 from weigh import units
 from weigh.engines.child import Child
-from weigh.engines.engine import Generation, Limits, ProcessMemory
+from weigh.engines.engine import HOST, Generation, Limits, ProcessMemory
 from weigh.engines.engine_log import LISTENING, LOADING
 from weigh.errors import BadFile, BadInput, EngineTimeout
-
-HOST = "127.0.0.1"
 
 
 class HttpSession:

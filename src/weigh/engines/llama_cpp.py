@@ -7,11 +7,13 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from weigh.engines.engine import Layout, Limits, Settings
-from weigh.engines.http_session import HOST, HttpSession, require_file
-from weigh.engines.layout import layout_said_by
+from weigh.engines.engine import HOST, Layout, Limits, Settings
 from weigh.errors import EngineMissing
+
+if TYPE_CHECKING:
+    from weigh.engines.http_session import HttpSession
 
 _PACKAGE = "xllamacpp"
 _LOAD_WHOLE, _LOAD_MAPPED = 0, 1  # llama.h `enum llama_load_mode`
@@ -37,6 +39,8 @@ class EmbeddedLlamaCpp:
 
     def start(self, model: Path, settings: Settings, limits: Limits) -> HttpSession:
         """Load `model` in a child process and wait until it answers."""
+        from weigh.engines.http_session import HttpSession, require_file
+
         self.version()
         require_file(model)
         return HttpSession(command(parameters(model, settings)), limits, what=self.name)
@@ -54,6 +58,9 @@ class EmbeddedLlamaCpp:
         Raises:
             EngineError: the engine does not take the model, or says nothing of memory.
         """
+        from weigh.engines.http_session import require_file
+        from weigh.engines.layout import layout_said_by
+
         self.version()
         require_file(model)
         ask = {"fit_params": True, "no_alloc": True, "verbosity": TRACE}

@@ -8,11 +8,13 @@ import subprocess
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from weigh.engines.engine import Layout, Limits, Settings
-from weigh.engines.http_session import HOST, HttpSession, require_file
-from weigh.engines.layout import layout_said_by
+from weigh.engines.engine import HOST, Layout, Limits, Settings
 from weigh.errors import EngineCrashed, EngineMissing, NotSupported
+
+if TYPE_CHECKING:
+    from weigh.engines.http_session import HttpSession
 
 PROGRAM = "llama-server"
 _TRACE = "4"
@@ -40,6 +42,8 @@ class LlamaServer:
 
     def start(self, model: Path, settings: Settings, limits: Limits) -> HttpSession:
         """Load `model` in a child process and wait until it answers."""
+        from weigh.engines.http_session import HttpSession, require_file
+
         require_file(model)
         command = (*self._command(model, settings), *self._if_known("--fit", "off"))
         return HttpSession(command, limits, what=self.name)
@@ -56,6 +60,9 @@ class LlamaServer:
         Raises:
             NotSupported: this llama-server is from before December 2025 and has no such step.
         """
+        from weigh.engines.http_session import require_file
+        from weigh.engines.layout import layout_said_by
+
         require_file(model)
         if not self._if_known("--fit"):
             raise NotSupported(f"{self.version()} cannot say how much memory it would take")

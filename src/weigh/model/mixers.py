@@ -9,7 +9,7 @@ Left out: DeepSeek-V4's compressed caches beside its window, and models that run
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from weigh.errors import BadInput
@@ -99,10 +99,13 @@ def mixers(architecture: str, hyper: Mapping[str, HyperValue], layers: int) -> t
         BadInput: a value is missing its layers, or is no count.
     """
     model = _Model(architecture, hyper, layers)
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for layer, kind in enumerate(model.kinds()):
+        alike.setdefault(kind, []).append(layer)
     groups: dict[Mixer, list[int]] = {}
-    for layer in range(layers):
-        groups.setdefault(model.mixer(layer), []).append(layer)
-    return tuple(replace(mixer, layers=tuple(members)) for mixer, members in groups.items())
+    for members in alike.values():
+        groups.setdefault(model.mixer(members[0]), []).extend(members)
+    return tuple(replace(mixer, layers=tuple(sorted(members))) for mixer, members in groups.items())
 
 
 class _Model:
@@ -117,6 +120,22 @@ class _Model:
         self.width = self.per_layer("feed_forward_length", 0)
         self.window, self.sliding = self._sliding()
         self.recurrent = self._recurrent()
+        self.indexed = self.per_layer("attention.indexer.types", 1)
+        self.own_cache = self._own_cache()
+
+    def kinds(self) -> Iterator[tuple[int, ...]]:
+        """All that tells one layer's mixer from another's; most models have one or two kinds."""
+        in_trunk = tuple(layer < self.trunk for layer in range(self.layers))
+        return zip(
+            in_trunk,
+            self.recurrent,
+            self.heads,
+            self.kv_heads,
+            self.sliding,
+            self.own_cache,
+            self.indexed,
+            strict=True,
+        )
 
     def mixer(self, layer: int) -> Mixer:
         if layer < self.trunk and self.recurrent[layer]:
@@ -133,7 +152,7 @@ class _Model:
             MixerKind.SLIDING if sliding else MixerKind.FULL,
             (),
             query_heads=self.heads[layer],
-            kv_heads=self.kv_heads[layer] if self._own_cache(layer) else 0,
+            kv_heads=self.kv_heads[layer] if self.own_cache[layer] else 0,
             key_dim=self._head_dim("attention.key_length", sliding),
             value_dim=self._head_dim("attention.value_length", sliding),
             window=self.window if sliding else 0,
@@ -142,7 +161,7 @@ class _Model:
 
     def _latent(self, layer: int) -> Mixer:
         """llama.cpp caches the latent with its rope part, and an indexer's keys where the layer has one."""
-        indexer = self.per_layer("attention.indexer.types", 1)[layer] > 0
+        indexer = self.indexed[layer] > 0
         indexer_dim = self.count("attention.indexer.key_length") if indexer else 0
         return Mixer(
             MixerKind.LATENT,
@@ -153,9 +172,11 @@ class _Model:
             value_dim=self.count("attention.kv_lora_rank"),
         )
 
-    def _own_cache(self, layer: int) -> bool:
+    def _own_cache(self) -> tuple[bool, ...]:
+        if self.architecture in _NO_CACHE:
+            return (False,) * self.layers
         own = _OWN_KV_LAYERS.get(self.architecture, self.layers - self.count("attention.shared_kv_layers"))
-        return layer < own and self.architecture not in _NO_CACHE
+        return tuple(layer < own for layer in range(self.layers))
 
     def _head_dim(self, key: str, sliding: bool) -> int:
         """Width of one head; without a key, the hidden width is shared out among the heads."""

@@ -146,9 +146,7 @@ class ModelSpec:
     def active_parameters(self) -> int:
         """Weights one token passes through: all but the routed experts it does not visit."""
         idle = sum(
-            t.total_elements * (t.experts - self.experts_used) // t.experts
-            for t in self.tensors
-            if t.experts
+            t.total_elements * (t.experts - self.experts_used) // t.experts for t in self.tensors if t.experts
         )
         return self.parameters - idle
 

@@ -230,7 +230,7 @@ def _header(spec: ModelSpec, tensors: list[_Tensor]) -> bytes:
         # llama.cpp asks for Phi-3's own special tokens in the vocabulary of anything so named
         _pair("general.name", spec.name.replace("Phi-3", "Phi 3").replace("phi-3", "phi 3")),
         _pair("general.alignment", ALIGNMENT),
-        *(_pair(f"{spec.architecture}.{key}", value) for key, value in _hyper(spec).items()),
+        *(_pair(_full_key(spec.architecture, key), value) for key, value in _hyper(spec).items()),
         *_tokenizer(spec.vocab),
     ]
     parts = [struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(entries)), *entries]
@@ -244,6 +244,11 @@ def _header(spec: ModelSpec, tensors: list[_Tensor]) -> bytes:
 
 def _hyper(spec: ModelSpec) -> Mapping[str, HyperValue]:
     return {"vocab_size": spec.vocab, "block_count": spec.layers, **spec.hyper}
+
+
+def _full_key(architecture: str, key: str) -> str:
+    """Keys carry the architecture's name, but for those of Apertus's activation."""
+    return key if key.startswith("xielu.") else f"{architecture}.{key}"
 
 
 def _tensor_info(tensor: _Tensor, offset: int) -> bytes:
