@@ -141,7 +141,7 @@ def recommend(
     weighed = [
         one
         for entry in catalog()
-        if not entry.unsupported and need.task.wants(entry.id)
+        if need.task.wants(entry.id) and _within_reach(entry, available) and not entry.unsupported
         for one in _setups(here, need, entry, settings, workload, available)
     ]
     meeting = sorted((r for r in weighed if r.meets), key=lambda r: -r.rank_points)
@@ -159,6 +159,11 @@ def recommend(
         binding=tuple(_binding(first, weighed)) if first else (),
         trade=_trade(first, meeting) if first else "",
     )
+
+
+def _within_reach(entry: CatalogEntry, available: int) -> bool:
+    """Whether the model at about 4 bits is at most REACH times what may be used, or a GiB."""
+    return (entry.stated_total or 0) / 2 <= REACH * max(available, units.GIB)
 
 
 def _setups(
