@@ -179,11 +179,25 @@ def test_what_is_wrong_is_said_in_one_line(
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["fit", "x", "--context", "many"], ["fit"], ["--nonsense"]])
-def test_wrong_usage_ends_in_two(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["fit", "x", "--context", "many"],
+            "weigh fit: invalid value for '--context': `many` is not a number",
+        ),
+        (["fit"], "weigh fit: missing argument 'MODEL'; see `weigh fit --help`"),
+        (["--nonsense"], "weigh: no such option"),
+        (["fit", "x", "--parallel", "0"], "0 is not in the range"),
+    ],
+)
+def test_wrong_usage_is_one_line_too(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
     code, _, err = ask(capsys, *arguments)
     assert code == 2
-    assert "Error: " in err
+    assert said in err
+    assert err.count("\n") == 1
 
 
 def test_a_truncated_file_says_how_much_is_missing(

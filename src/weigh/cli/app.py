@@ -320,8 +320,9 @@ def main(arguments: list[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except click.ClickException as error:
-        error.show()
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "weigh"
+        print(f"{command}: {_sentence(error.format_message())}; see `{command} --help`", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
@@ -332,6 +333,11 @@ def main(arguments: list[str] | None = None) -> int:
     except WeighError as error:
         _tell(error)
         return 2 if isinstance(error, BadInput) else 3 if isinstance(error, EngineError) else 2
+
+
+def _sentence(text: str) -> str:
+    """Click's messages end in a full stop and begin in upper case; weigh's do not."""
+    return " ".join((text[:1].lower() + text[1:]).rstrip(".").split())
 
 
 def _tell(error: WeighError) -> None:

@@ -233,6 +233,10 @@ def show_fit(here: Here, found: SetupEstimate, layout: Layout | None, *, asked: 
         ("Total", f"{units.gib(memory.total_bytes)} (computed from the shapes)"),
         ("Largest context", largest if context else "none"),
     ]
+    if found.spec.context_train and settings.context_tokens > found.spec.context_train:
+        rows.append(
+            ("Note", f"the model was trained for {found.spec.context_train:,} tokens of context only")
+        )
     _facts(rows)
     if layout is not None:
         show()

@@ -42,7 +42,7 @@ def resolve(name: str) -> ModelSpec:
         NotSupported: a recipe for a file that is quantized already.
     """
     if not name.strip():
-        raise UnknownName("model", name)
+        raise BadInput("no model was named")
     if (found := _at_path(name)) is not None:
         return found
     bare, recipe = _recipe_apart(name)
