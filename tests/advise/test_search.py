@@ -37,12 +37,12 @@ def test_nothing_recommended_breaks_the_need(roomy: Here, task: str) -> None:
     assert answer.ranked
     for one in answer.ranked:
         assert one.meets
-        assert one.estimate.memory.total_bytes <= answer.available_bytes
-        assert one.estimate.speed is not None
-        assert one.estimate.speed.decode_tokens_per_s.value >= 3
-        assert one.first_token_s is not None
-        assert one.first_token_s.value <= 600
-        assert one.estimate.spec.context_train >= asked.context_tokens
+        assert one.setup.memory.total_bytes <= answer.available_bytes
+        assert one.setup.speed is not None
+        assert one.setup.speed.decode_tokens_per_s.value >= 3
+        assert one.setup.first_token_s is not None
+        assert one.setup.first_token_s.value <= 600
+        assert one.setup.context_train >= asked.context_tokens
 
 
 def test_rows_are_different_models_best_first(roomy: Here) -> None:
@@ -58,16 +58,16 @@ def test_a_row_says_what_fit_says(roomy: Here) -> None:
     alone = weigh_here(
         roomy, resolve(f"{first.entry.id}:{first.quantization}"), Settings(context_tokens=8192)
     )
-    assert alone.memory == first.estimate.memory
-    assert alone.speed == first.estimate.speed
+    assert alone.memory == first.setup.memory
+    assert alone.speed == first.setup.speed
 
 
 def test_more_memory_to_leave_free_never_brings_larger_setups(roomy: Here) -> None:
     easy = {"min_decode_tokens_per_s": 0.1, "max_ttft_s": 1e9}
     small = recommend(need("coding", reserve_bytes=26 * GIB, **easy), roomy, limit=100)
     large = recommend(need("coding", reserve_bytes=0, **easy), roomy, limit=100)
-    biggest = max(one.estimate.memory.total_bytes for one in small.ranked)
-    assert biggest <= 6 * GIB < max(one.estimate.memory.total_bytes for one in large.ranked)
+    biggest = max(one.setup.memory.total_bytes for one in small.ranked)
+    assert biggest <= 6 * GIB < max(one.setup.memory.total_bytes for one in large.ranked)
 
 
 def test_when_nothing_meets_the_need_the_nearest_misses_say_why(roomy: Here) -> None:
@@ -95,7 +95,7 @@ def test_what_stands_in_the_way_of_a_better_model_is_named(calibrated: Here) -> 
 def test_without_a_calibration_speeds_are_unknown_and_nothing_is_called_slow(roomy: Here) -> None:
     answer = recommend(need("coding"), replace(roomy, calibration=None))
     assert answer.ranked
-    assert all(one.estimate.speed is None and one.first_token_s is None for one in answer.ranked)
+    assert all(one.setup.speed is None and one.setup.first_token_s is None for one in answer.ranked)
 
 
 def test_completion_wants_models_that_fill_in_the_middle(roomy: Here) -> None:

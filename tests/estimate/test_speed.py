@@ -36,11 +36,11 @@ def test_decode_streams_every_weight_once() -> None:
     assert decode_step_s(work(DENSE), CALIBRATION, cached_tokens=0) == pytest.approx(weights_s + FIXED_S)
 
 
-def test_decode_reads_the_cache_of_every_layer() -> None:
+def test_decode_attends_to_every_cached_token_in_every_layer() -> None:
     empty = decode_step_s(work(DENSE), CALIBRATION, cached_tokens=0)
     deep = decode_step_s(work(DENSE), CALIBRATION, cached_tokens=1000)
-    kv_bytes = 1000 * 10 * 2 * 2 * (125 + 125)  # tokens x layers x bytes x kv heads x (key + value)
-    assert deep - empty == pytest.approx(kv_bytes / 4e9)
+    flops = 1000 * 10 * 2 * 8 * (125 + 125)  # tokens x layers x 2 x query heads x (key + value)
+    assert deep - empty == pytest.approx(flops / 4e9)
 
 
 def test_a_sliding_layer_reads_no_further_than_its_window() -> None:

@@ -14,15 +14,13 @@ from datetime import date
 
 from weigh import units
 from weigh.advise.needs import Need
+from weigh.advise.weighed import Weighed, Weighings
 from weigh.bench.here import Here
 from weigh.engines.engine import Settings
 from weigh.estimate.quality import Quality, quality, traits
-from weigh.estimate.setup import SetupEstimate, estimate
 from weigh.estimate.speed import Workload
-from weigh.figure import Figure
 from weigh.model.catalog import CatalogEntry, catalog
 from weigh.model.ggml_types import GgmlType
-from weigh.model.quantization import quantize
 
 # Weighed first; whether more or fewer bits are worth weighing follows from how it does.
 MIDDLE_RECIPE = "Q4_K_M"
@@ -53,23 +51,20 @@ class Shortfall:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """A setup with its estimates, and whether it meets the need.
-
-    `first_token_s` is for the task's typical prompt; None without a calibration.
-    """
+    """A setup with its estimates, and whether it meets the need."""
 
     entry: CatalogEntry
-    estimate: SetupEstimate
+    setup: Weighed
+    available_bytes: int
     quality: Quality
-    first_token_s: Figure | None
     rank_points: float
     shortfalls: tuple[Shortfall, ...]
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why it stands where it does, in plain words: memory, speed, quality, what quantization costs."""
-        found, judged = self.estimate, self.quality
-        spare = found.available_bytes - found.memory.total_bytes
+        found, judged = self.setup, self.quality
+        spare = self.available_bytes - found.memory.total_bytes
         room = f"leaves {units.gib(spare)}" if spare >= 0 else f"lacks {units.gib(-spare)}"
         said = [f"takes {units.gib(found.memory.total_bytes)} and {room}"]
         if found.speed is not None:
@@ -90,8 +85,12 @@ class Recommendation:
         return math.prod(shortfall.ratio for shortfall in self.shortfalls)
 
     @property
+    def fits(self) -> bool:
+        return self.setup.memory.total_bytes <= self.available_bytes
+
+    @property
     def quantization(self) -> str:
-        return self.estimate.spec.quantization
+        return self.setup.quantization
 
     @property
     def name(self) -> str:
@@ -106,7 +105,7 @@ class Answer:
         ranked: setups that meet it, best first, one per model.
         misses: when none does, those that come nearest.
         considered, met: setups weighed, and those of them that meet the need.
-        why, binding, trade: sentences for the first one; empty when there is none.
+        why, binding, trades: sentences for the first one; empty when there is none.
     """
 
     need: Need
@@ -117,7 +116,7 @@ class Answer:
     misses: tuple[Recommendation, ...]
     why: str
     binding: tuple[str, ...]
-    trade: str
+    trades: tuple[str, ...]
 
 
 def recommend(
@@ -138,12 +137,14 @@ def recommend(
     settings = Settings(
         context_tokens=need.context_tokens, parallel=need.users, kv_type_k=kv_type, kv_type_v=kv_type
     )
+    weighings = Weighings(here, settings, workload, need.prompt_tokens)
     weighed = [
         one
         for entry in catalog()
-        if need.task.wants(entry.id) and _within_reach(entry, available) and not entry.unsupported
-        for one in _setups(here, need, entry, settings, workload, available)
+        if need.task.wants(entry.id) and _within_reach(entry, available)
+        for one in _setups(weighings, need, entry, available)
     ]
+    weighings.keep()
     meeting = sorted((r for r in weighed if r.meets), key=lambda r: -r.rank_points)
     ranked = _best_per_model(meeting)[:limit]
     misses = () if ranked else _nearest_misses(weighed)
@@ -157,7 +158,7 @@ def recommend(
         misses=tuple(misses),
         why=_why(first, len(meeting), need, available) if first else "",
         binding=tuple(_binding(first, weighed)) if first else (),
-        trade=_trade(first, meeting) if first else "",
+        trades=tuple(_trades(first, meeting)) if first else (),
     )
 
 
@@ -167,51 +168,44 @@ def _within_reach(entry: CatalogEntry, available: int) -> bool:
 
 
 def _setups(
-    here: Here, need: Need, entry: CatalogEntry, settings: Settings, workload: Workload, available: int
+    weighings: Weighings, need: Need, entry: CatalogEntry, available: int
 ) -> Iterator[Recommendation]:
-    """The model of `entry` at every recipe worth weighing."""
-
-    def weighed(recipe: str) -> Recommendation:
-        found = estimate(
-            quantize(entry.spec(), recipe),
-            settings,
-            workload,
-            available_bytes=available,
-            calibration=here.calibration,
-            cpu_features=here.cpu_features,
-        )
-        return _judged(need, entry, found)
-
+    """The model of `entry` at every recipe worth weighing; none when its shapes are not known."""
     habits = traits(entry.id)
-    if habits and habits.native_format:
-        yield weighed(habits.native_format)
+    native = habits.native_format if habits else ""
+    first = weighings.of(entry, native or MIDDLE_RECIPE)
+    if first is None:
         return
-    middle = weighed(MIDDLE_RECIPE)
+    middle = _judged(need, entry, first, available)
     yield middle
+    if native:
+        return
     others = (*MORE_BITS, *FEWER_BITS) if middle.meets else FEWER_BITS if middle.miss <= REACH else ()
-    yield from map(weighed, others)
+    for recipe in others:
+        other = weighings.of(entry, recipe)
+        if other is not None:
+            yield _judged(need, entry, other, available)
 
 
-def _judged(need: Need, entry: CatalogEntry, found: SetupEstimate) -> Recommendation:
+def _judged(need: Need, entry: CatalogEntry, setup: Weighed, available: int) -> Recommendation:
     """A weighed setup held against the need."""
-    judged = quality(entry.id, found.spec.parameters, found.spec.quantization, need.task.axis)
-    first_token = found.ttft_s(need.prompt_tokens)
+    judged = quality(entry.id, setup.parameters, setup.quantization, need.task.axis)
     return Recommendation(
         entry=entry,
-        estimate=found,
+        setup=setup,
+        available_bytes=available,
         quality=judged,
-        first_token_s=first_token,
-        rank_points=_rank_points(need, entry, found, judged),
-        shortfalls=tuple(_shortfalls(need, found, first_token)),
+        rank_points=_rank_points(need, entry, setup, judged),
+        shortfalls=tuple(_shortfalls(need, setup, available)),
     )
 
 
-def _shortfalls(need: Need, found: SetupEstimate, first_token: Figure | None) -> Iterator[Shortfall]:
-    needed, available = found.memory.total_bytes, found.available_bytes
+def _shortfalls(need: Need, found: Weighed, available: int) -> Iterator[Shortfall]:
+    needed = found.memory.total_bytes
     if needed > available:
         text = f"needs {units.gib(needed)}, {units.gib(available)} may be used"
         yield Shortfall("memory", text, needed / max(available, 1))
-    trained = found.spec.context_train
+    trained = found.context_train
     if trained and need.context_tokens > trained:
         text = f"trained for {trained:,} tokens of context"
         yield Shortfall("context", text, need.context_tokens / trained)
@@ -221,6 +215,7 @@ def _shortfalls(need: Need, found: SetupEstimate, first_token: Figure | None) ->
     if decode < need.min_decode_tokens_per_s:
         text = f"decodes {units.rate(decode)} tokens/s, {units.rate(need.min_decode_tokens_per_s)} wanted"
         yield Shortfall("speed", text, need.min_decode_tokens_per_s / decode)
+    first_token = found.first_token_s
     if first_token and need.max_ttft_s is not None and first_token.value > need.max_ttft_s:
         text = (
             f"first token after {units.seconds(first_token.value)}, {units.seconds(need.max_ttft_s)} wanted"
@@ -228,7 +223,7 @@ def _shortfalls(need: Need, found: SetupEstimate, first_token: Figure | None) ->
         yield Shortfall("first token", text, first_token.value / need.max_ttft_s)
 
 
-def _rank_points(need: Need, entry: CatalogEntry, found: SetupEstimate, judged: Quality) -> float:
+def _rank_points(need: Need, entry: CatalogEntry, found: Weighed, judged: Quality) -> float:
     """Quality points weighed against speed.
 
     Quality counts at the low end of its interval, so that of two models the better known one wins.
@@ -270,7 +265,7 @@ def _why(first: Recommendation, met: int, need: Need, available: int) -> str:
     kind = "the best published quality" if first.quality.source else "the best expected quality"
     speed = (
         f" and answer at {units.rate(need.min_decode_tokens_per_s)} tokens/s or more"
-        if first.estimate.speed
+        if first.setup.speed
         else ""
     )
     return (
@@ -298,19 +293,35 @@ def _binding(first: Recommendation, weighed: list[Recommendation]) -> Iterator[s
             yield f"{choice.name}{score} " + "; ".join(s.text for s in choice.shortfalls)
 
 
-def _trade(first: Recommendation, meeting: list[Recommendation]) -> str:
-    """The same model at fewer bits, with what it frees and costs."""
-    smaller = [
-        r
-        for r in meeting
-        if r.entry.id == first.entry.id and r.estimate.memory.total_bytes < first.estimate.memory.total_bytes
-    ]
-    if not smaller:
-        return ""
-    other = max(smaller, key=lambda r: r.estimate.memory.total_bytes)
-    freed = first.estimate.memory.total_bytes - other.estimate.memory.total_bytes
-    loss = other.quality.loss
-    return (
-        f"{other.name} frees {units.gib(freed)} and costs about {loss.value:.3f} nats of divergence"
-        f" ({first.quality.loss.value:.3f} as chosen; {loss.basis})"
-    )
+def _trades(first: Recommendation, meeting: list[Recommendation]) -> Iterator[str]:
+    """The same model at fewer bits; a bigger one at fewer and a smaller one at more, as they rank."""
+    same = [r for r in meeting if r.entry.id == first.entry.id and _weight_bits(r) < _weight_bits(first)]
+    if same:
+        other = max(same, key=_weight_bits)
+        freed = first.setup.memory.total_bytes - other.setup.memory.total_bytes
+        yield (
+            f"{other.name} frees {units.gib(freed)} and costs about {other.quality.loss.value:.3f} nats of"
+            f" divergence ({first.quality.loss.value:.3f} as chosen; {other.quality.loss.basis})"
+        )
+    for words, factor in (("bigger at fewer bits", 1), ("smaller at more bits", -1)):
+        others = [
+            r
+            for r in meeting
+            if factor * (r.setup.parameters - first.setup.parameters) > 0
+            and factor * (_weight_bits(r) - _weight_bits(first)) < 0
+        ]
+        if others:
+            other = max(others, key=lambda r: r.rank_points)
+            speed = other.setup.speed
+            rate = f", {units.rate(speed.decode_tokens_per_s.value)} tokens/s" if speed else ""
+            yield (
+                f"{words}: {other.name} with quality index {other.quality.score.value:.0f}"
+                f" ({other.quality.score.low:.0f}–{other.quality.score.high:.0f}) against"
+                f" {first.quality.score.value:.0f}"
+                f" ({first.quality.score.low:.0f}–{first.quality.score.high:.0f}){rate}"
+            )
+
+
+def _weight_bits(one: Recommendation) -> float:
+    """Bits per weight of a setup."""
+    return 8 * one.setup.memory.weights_bytes / one.setup.parameters

@@ -47,6 +47,7 @@ PREFILL_TOKENS = 64
 DECODE_TOKENS = 10
 REPETITIONS = 2
 DEPTH_TOKENS = 1024
+TINY_WIDTH = 256
 CHECK_MODEL = "meta-llama/Llama-3.2-1B-Instruct"
 FORMATS_SHARE = 0.7  # of the time budget
 
@@ -121,6 +122,7 @@ def calibrate(
     bench = _Bench(machine, engine, folder, progress, len(FORMATS) + 6)
     draft = _fixed_times(bench)
     draft = _format_rates(bench, draft, deadline=started + FORMATS_SHARE * budget_s)
+    draft = _without_output_matrix(draft)
     draft = _expert_rates(bench, draft)
     draft = _attention_rates(bench, draft)
     draft = _checked(bench, draft)
@@ -151,8 +153,8 @@ def _fixed_times(bench: _Bench) -> Calibration:
             f"tiny-{layers}x{vocab}",
             GgmlType.Q8_0,
             layers=layers,
-            hidden=256,
-            feed_forward=512,
+            hidden=TINY_WIDTH,
+            feed_forward=2 * TINY_WIDTH,
             heads=4,
             kv_heads=2,
             head_dim=64,
@@ -179,8 +181,8 @@ def _fixed_times(bench: _Bench) -> Calibration:
         layer_s=layer_s,
         token_s=max(1e-6, flat.typical_step_s - few * layer_s),
         vocab_s=max(0.0, (wide.typical_step_s - flat.typical_step_s) / words),
-        kv_bytes_per_s=math.inf,
-        attention_flops_per_s=math.inf,
+        decode_attention_flops_per_s=math.inf,
+        prefill_attention_flops_per_s=math.inf,
         load_bytes_per_s=math.inf,
         repack_bytes_per_s=math.inf,
         load_fixed_s=flat.load_s,
@@ -191,6 +193,13 @@ def _fixed_times(bench: _Bench) -> Calibration:
         noise=0.0,
         took_s=0.0,
     )
+
+
+def _without_output_matrix(draft: Calibration) -> Calibration:
+    """Take the vocabulary probe's output matrix, whose rate is known by now, off its time per word."""
+    kind = GgmlType.Q8_0
+    matrix_s = TINY_WIDTH * kind.block_bytes / kind.block_weights / draft.rate(kind).decode_bytes_per_s
+    return replace(draft, vocab_s=max(0.0, draft.vocab_s - matrix_s))
 
 
 def _remainder_s(measured_s: float, explained_s: float) -> float:
@@ -229,7 +238,7 @@ def _with_format(draft: Calibration, kind: GgmlType, spec: ModelSpec, seen: Driv
     flops = 2 * PREFILL_TOKENS * sum(n for _, n in todo.dense)
     rate = FormatRate(
         decode_bytes_per_s=decode_rate,
-        prefill_flops_per_s=flops / _remainder_s(seen.fastest_prefill_s, explained),
+        prefill_flops_per_s=flops / _remainder_s(seen.typical_prefill_s, explained),
         spread=relative_spread(seen.step_times_s),
     )
     return replace(draft, formats={**draft.formats, kind.name: rate})
@@ -260,7 +269,7 @@ def _expert_rates(bench: _Bench, draft: Calibration) -> Calibration:
     return replace(
         draft,
         expert_decode=as_dense / _remainder_s(seen.typical_step_s, rest),
-        expert_prefill=as_dense_prefill / _remainder_s(seen.fastest_prefill_s, rest_prefill),
+        expert_prefill=as_dense_prefill / _remainder_s(seen.typical_prefill_s, rest_prefill),
     )
 
 
@@ -280,15 +289,15 @@ def _attention_rates(bench: _Bench, draft: Calibration) -> Calibration:
     todo = work(spec)
     (attention,) = todo.attention
     cached = DEPTH_TOKENS + DECODE_TOKENS / 2
-    remainder = _remainder_s(seen.typical_step_s, decode_step_s(todo, draft, cached_tokens=cached))
+    decode_remainder = _remainder_s(seen.typical_step_s, decode_step_s(todo, draft, cached_tokens=cached))
     pairs = PREFILL_TOKENS * DEPTH_TOKENS + PREFILL_TOKENS**2 / 2
     prefill_remainder = _remainder_s(
-        seen.fastest_prefill_s, prefill_s(todo, draft, tokens=PREFILL_TOKENS, depth_tokens=DEPTH_TOKENS)
+        seen.typical_prefill_s, prefill_s(todo, draft, tokens=PREFILL_TOKENS, depth_tokens=DEPTH_TOKENS)
     )
     return replace(
         draft,
-        kv_bytes_per_s=cached * attention.layers * attention.kv_bytes / remainder,
-        attention_flops_per_s=pairs * attention.layers * attention.flops / prefill_remainder,
+        decode_attention_flops_per_s=cached * attention.layers * attention.flops / decode_remainder,
+        prefill_attention_flops_per_s=pairs * attention.layers * attention.flops / prefill_remainder,
     )
 
 
@@ -303,5 +312,5 @@ def _checked(bench: _Bench, draft: Calibration) -> Calibration:
     return replace(
         draft,
         check_decode=seen.typical_step_s / decode,
-        check_prefill=seen.fastest_prefill_s / prefill,
+        check_prefill=seen.typical_prefill_s / prefill,
     )

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weigh.engines import default_engine
-from weigh.engines.engine import Engine, Layout, Settings
 from weigh.errors import EngineMissing
-from weigh.estimate.calibration import Calibration
-from weigh.estimate.setup import SetupEstimate, estimate
-from weigh.estimate.speed import Workload
 from weigh.machine import Machine, models_folder, probe
-from weigh.model.spec import ModelSpec
 from weigh.store import Store
 
 if TYPE_CHECKING:
     from weigh.bench.drive import Progress
+    from weigh.engines.engine import Engine, Layout, Settings
+    from weigh.estimate.calibration import Calibration
+    from weigh.estimate.setup import SetupEstimate
+    from weigh.estimate.speed import Workload
+    from weigh.model.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +80,20 @@ def here(*, calibrate: bool = True, again: bool = False, progress: Progress | No
 def weigh_here(
     here: Here,
     spec: ModelSpec,
-    settings: Settings = Settings(),  # noqa: B008 - frozen
-    workload: Workload = Workload(),  # noqa: B008 - frozen
+    settings: Settings | None = None,
+    workload: Workload | None = None,
     *,
     reserve_bytes: int | None = None,
 ) -> SetupEstimate:
     """One setup weighed against what is free on this machine now."""
+    from weigh.engines.engine import Settings
+    from weigh.estimate.setup import estimate
+    from weigh.estimate.speed import Workload
+
     return estimate(
         spec,
-        settings,
-        workload,
+        settings or Settings(),
+        workload or Workload(),
         available_bytes=here.available_bytes(reserve_bytes),
         calibration=here.calibration,
         cpu_features=here.cpu_features,

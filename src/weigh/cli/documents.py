@@ -10,6 +10,7 @@ from weigh.advise.search import Answer, Recommendation
 from weigh.bench.here import Here
 from weigh.bench.trial import Trial
 from weigh.engines.engine import Layout
+from weigh.estimate.memory import MemoryEstimate
 from weigh.estimate.quality import Quality
 from weigh.estimate.setup import SetupEstimate
 from weigh.estimate.speed import SpeedEstimate
@@ -85,16 +86,14 @@ def model_document(spec: ModelSpec) -> Document:
     }
 
 
-def memory_document(found: SetupEstimate) -> Document:
-    memory = found.memory
+def memory_document(memory: MemoryEstimate, available_bytes: int) -> Document:
     return {
         "weights_bytes": exact(memory.weights_bytes, "bytes"),
         "kv_cache_bytes": exact(memory.kv_cache_bytes, "bytes"),
         "compute_bytes": exact(memory.compute_bytes, "bytes"),
         "runtime_bytes": exact(memory.runtime_bytes, "bytes"),
         "total_bytes": exact(memory.total_bytes, "bytes"),
-        "available_bytes": exact(found.available_bytes, "bytes"),
-        "max_context_tokens": exact(found.max_context_tokens, "tokens"),
+        "available_bytes": exact(available_bytes, "bytes"),
     }
 
 
@@ -121,7 +120,8 @@ def setup_document(found: SetupEstimate, layout: Layout | None) -> Document:
             "kv_type": found.settings.kv_type_k.name,
         },
         "workload": asdict(found.workload),
-        "memory": memory_document(found),
+        "memory": memory_document(found.memory, found.available_bytes)
+        | {"max_context_tokens": exact(found.max_context_tokens, "tokens")},
         "speed": speed_document(found.speed),
     }
     if layout is not None:
@@ -140,19 +140,20 @@ def quality_document(judged: Quality) -> Document:
 
 
 def recommendation_document(one: Recommendation) -> Document:
+    setup = one.setup
     return {
         "model": one.entry.id,
         "quantization": one.quantization,
         "name": one.name,
         "parameters": {
-            "total": exact(one.estimate.spec.parameters, "parameters"),
-            "active": exact(one.estimate.spec.active_parameters, "parameters"),
+            "total": exact(setup.parameters, "parameters"),
+            "active": exact(setup.active_parameters, "parameters"),
         },
-        "fits": one.estimate.fits,
+        "fits": one.fits,
         "meets_need": one.meets,
-        "memory": memory_document(one.estimate),
-        "speed": speed_document(one.estimate.speed),
-        "task_prompt_ttft_s": one.first_token_s.to_json() if one.first_token_s else None,
+        "memory": memory_document(setup.memory, one.available_bytes),
+        "speed": speed_document(setup.speed),
+        "task_prompt_ttft_s": setup.first_token_s.to_json() if setup.first_token_s else None,
         "quality": quality_document(one.quality),
         "reasons": list(one.reasons),
     }
@@ -181,7 +182,7 @@ def answer_document(here: Here, answer: Answer) -> Document:
         "nearest_misses": [recommendation_document(one) for one in answer.misses],
         "why": answer.why,
         "binding": list(answer.binding),
-        "trade": answer.trade,
+        "trades": list(answer.trades),
     }
 
 
@@ -195,7 +196,7 @@ def trial_document(result: Trial) -> Document:
         "workload": asdict(result.estimate.workload),
         "estimated": {
             **{key: estimated.get(key) for key in ("load_s", "prefill_tokens_per_s", "decode_tokens_per_s")},
-            "peak_memory_bytes": exact(result.estimate.memory.resident_bytes, "bytes"),
+            "peak_memory_bytes": result.estimate.peak_memory_bytes.to_json(),
         },
         "measured": {
             "load_s": result.load_s.to_json(),

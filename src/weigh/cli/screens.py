@@ -318,7 +318,7 @@ def _show_ranked(answer: Answer) -> None:
         [
             ("Why", answer.why),
             *(("" if n else "Next size up", line) for n, line in enumerate(answer.binding)),
-            *([("Trade", answer.trade)] if answer.trade else []),
+            *(("" if n else "Trade", line) for n, line in enumerate(answer.trades)),
             *([("Quality", first.quality.source)] if first.quality.source else []),
         ]
     )
@@ -360,16 +360,17 @@ def _setups_table(answer: Answer, setups: tuple[Recommendation, ...]) -> Table:
 
 
 def _cells(one: Recommendation) -> dict[str, str]:
-    spec, speed = one.estimate.spec, one.estimate.speed
-    active = f", {units.count(spec.active_parameters)} active" if spec.experts else ""
+    setup, speed = one.setup, one.setup.speed
+    experts = setup.active_parameters < setup.parameters
+    active = f", {units.count(setup.active_parameters)} active" if experts else ""
     return {
         "model": _escaped(one.entry.id.rsplit("/", 1)[-1]),
-        "parameters": units.count(spec.parameters) + active,
-        "quant": spec.quantization,
-        "memory": units.gib(one.estimate.memory.total_bytes),
+        "parameters": units.count(setup.parameters) + active,
+        "quant": setup.quantization,
+        "memory": units.gib(setup.memory.total_bytes),
         "decode tok/s": interval(speed.decode_tokens_per_s if speed else None),
         "prefill tok/s": interval(speed.prefill_tokens_per_s if speed else None),
-        "first token": units.seconds(one.first_token_s.value) if one.first_token_s else "unknown",
+        "first token": units.seconds(setup.first_token_s.value) if setup.first_token_s else "unknown",
         "load": units.seconds(speed.load_s.value) if speed else "unknown",
         "quality": _escaped(one.quality.headline),
         "basis": str(speed.decode_tokens_per_s.basis) if speed else "computed",

@@ -40,8 +40,9 @@ class Calibration:
         expert_decode, expert_prefill: rate of stacked experts relative to a dense matrix of the format.
         layer_s: fixed time of one layer and token in decode (launching its operations).
         token_s, vocab_s: fixed time of one output token, and per word of the vocabulary (sampling).
-        kv_bytes_per_s: cache read in decode, per second of attention (F16).
-        attention_flops_per_s: attention work in prefill.
+        decode_attention_flops_per_s, prefill_attention_flops_per_s: attention over an F16 cache, one token
+            at a time and many. On a CPU every query head walks its keys and values by itself, so decode
+            too goes by query heads and not by the bytes of the cache they share.
         load_bytes_per_s, repack_bytes_per_s: loading a file that is in the page cache: mapping or
             copying its pages, and rewriting tensors into the engine's own order.
         load_fixed_s, load_vocab_s: start of the engine, and per word of the vocabulary.
@@ -62,8 +63,8 @@ class Calibration:
     layer_s: float
     token_s: float
     vocab_s: float
-    kv_bytes_per_s: float
-    attention_flops_per_s: float
+    decode_attention_flops_per_s: float
+    prefill_attention_flops_per_s: float
     load_bytes_per_s: float
     repack_bytes_per_s: float
     load_fixed_s: float

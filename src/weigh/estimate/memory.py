@@ -15,14 +15,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import count
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from weigh.engines.engine import Settings
-from weigh.estimate.compute_buffers import compute_bytes
-from weigh.estimate.graph import Graph, graph
 from weigh.estimate.kv_cache import CELL_STEP, cells, mixer_bytes, ubatch_tokens
 from weigh.model.ggml_types import GgmlType
 from weigh.model.spec import MixerKind, ModelSpec, TensorGroup
+
+if TYPE_CHECKING:
+    from weigh.estimate.graph import Graph
 
 # Measured on x86-64 Linux, Python 3.11, xllamacpp 2026.10.11549: memory of a process that serves models of next
 # to no size, as vocabulary, merge rules, layers and context grow. benchmarks/memory.py --resident checks the sum.
@@ -214,6 +215,8 @@ class _Prepared:
 
     @cached_property
     def graph(self) -> Graph:
+        from weigh.estimate.graph import graph
+
         return graph(self.spec)
 
     def estimate(self, settings: Settings) -> MemoryEstimate:
@@ -259,6 +262,8 @@ class _Prepared:
         return sum(mixer_bytes(mixer, settings) for mixer in self.spec.mixers)
 
     def compute_bytes(self, settings: Settings) -> int:
+        from weigh.estimate.compute_buffers import compute_bytes
+
         return compute_bytes(self.graph, settings, cells(settings, self.window))
 
     def runtime_bytes(self, settings: Settings) -> int:

@@ -51,8 +51,9 @@ class SetupEstimate:
 
     @property
     def peak_memory_bytes(self) -> Figure:
-        """Highest resident memory of a run, droppable file pages included."""
-        return Figure.exact(self.memory.resident_bytes, "bytes")
+        """Highest resident memory of a run; file pages beyond what is free are dropped meanwhile."""
+        room = max(self.memory.total_bytes, self.available_bytes)
+        return Figure.exact(min(self.memory.resident_bytes, room), "bytes")
 
     @property
     def max_context_tokens(self) -> int:

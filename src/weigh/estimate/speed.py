@@ -1,7 +1,7 @@
 """How fast: prefill, decode, time to first token and load time, from work and a machine's calibration.
 
 Decode of one token   sum over formats of weight bytes / decode rate
-                      + per attention layer: cache bytes / cache rate
+                      + per attention layer: operations over the cached tokens / decode attention rate
                       + layers x fixed time + fixed time per token + vocabulary x time per word
 Prefill of T tokens   sum over formats of 2 x weights x T / prefill rate, but at least streaming the
                       weights once per micro-batch; + attention over T x depth + T^2 / 2 pairs;
@@ -26,9 +26,9 @@ UBATCH_TOKENS = 512  # llama.cpp's default micro-batch
 # Relative 80 % half-widths that remain when format rates are exact, from the residuals of full runs
 # against calibrated estimates (docs/accuracy.md; `python benchmarks/try_models.py`).
 DECODE_ERROR = 0.10
-PREFILL_ERROR = 0.15
+PREFILL_ERROR = 0.18
 EXPERTS_ERROR = 0.12
-LOAD_ERROR = 0.35
+LOAD_ERROR = 0.50
 UNMEASURED_MIXER_ERROR = 0.30
 SMALL_BATCH_ERROR = 0.30  # several sequences: bounded by the formula, not calibrated
 
@@ -78,7 +78,8 @@ def decode_step_s(work: Work, calibration: Calibration, *, cached_tokens: float,
     total += sequences * calibration.vocab_s * work.vocab
     for attention in work.attention:
         tokens = min(cached_tokens, attention.window) if attention.window else cached_tokens
-        total += sequences * tokens * attention.layers * attention.kv_bytes / calibration.kv_bytes_per_s
+        pairs = sequences * tokens * attention.layers
+        total += pairs * attention.flops / calibration.decode_attention_flops_per_s
     return total
 
 
@@ -110,7 +111,7 @@ def prefill_s(work: Work, calibration: Calibration, *, tokens: int, depth_tokens
         total += micro_batches * max(streaming, compute)
     for attention in work.attention:
         pairs = _attended_pairs(attention, tokens, depth_tokens)
-        total += pairs * attention.layers * attention.flops / calibration.attention_flops_per_s
+        total += pairs * attention.layers * attention.flops / calibration.prefill_attention_flops_per_s
     return total
 
 

@@ -18,13 +18,11 @@ class AttentionWork:
     """Attention of `layers` layers alike.
 
     Attributes:
-        kv_bytes: F16 bytes of cache read per cached token and layer.
         flops: operations per (token, cached token) pair and layer, 2 per multiply-add.
         window: tokens looked back at most; 0 when unlimited.
     """
 
     layers: int
-    kv_bytes: int
     flops: int
     window: int
 
@@ -85,19 +83,14 @@ def work(spec: ModelSpec) -> Work:
 
 
 def _attention(spec: ModelSpec) -> list[AttentionWork]:
-    """Per kind of attention layer; a recurrent layer reads no cache that grows.
-
-    A latent (MLA) layer reads one latent per token, which every query head then uses.
-    """
+    """Per kind of attention layer; a recurrent layer has no cache that grows."""
     found = []
     for mixer in spec.mixers:
         if mixer.kind is MixerKind.RECURRENT:
             continue
-        cached = mixer.key_dim if mixer.kind is MixerKind.LATENT else mixer.key_dim + mixer.value_dim
         found.append(
             AttentionWork(
                 layers=len(mixer.layers),
-                kv_bytes=2 * mixer.kv_heads * cached,
                 flops=2 * mixer.query_heads * (mixer.key_dim + mixer.value_dim),
                 window=mixer.window if mixer.kind is MixerKind.SLIDING else 0,
             )

@@ -10,7 +10,6 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from weigh.errors import BadInput
-from weigh.model.config import spec_from_config
 from weigh.model.spec import ModelSpec
 
 
@@ -53,6 +52,8 @@ class CatalogEntry:
 
     @cached_property
     def _outcome(self) -> ModelSpec | BadInput:
+        from weigh.model.config import spec_from_config  # and with it every architecture
+
         try:
             return spec_from_config(self.id, self.config)
         except BadInput as error:
