@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from weigh import units
-from weigh.cli.render import console, interval, show, table
+from weigh.cli.render import Bold, Grid, interval, screen_width, show
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from weigh.advise.search import Answer, Recommendation
     from weigh.bench.here import Here
     from weigh.bench.trial import Trial
@@ -18,26 +16,28 @@ if TYPE_CHECKING:
     from weigh.machine import Gpu, Machine
     from weigh.model.spec import ModelSpec
 
-# Columns are dropped below these widths, least telling first.
-_WIDE, _MIDDLE = 140, 110
+# Columns of the ranking, each with the width of screen below which it is left out.
+_COLUMNS = {
+    "model": 0,
+    "parameters": 130,
+    "quant": 0,
+    "memory": 0,
+    "decode tok/s": 0,
+    "prefill tok/s": 150,
+    "first token": 95,
+    "load": 158,
+    "quality": 90,
+    "basis": 170,
+}
+_NUMBERS = ("memory", "decode tok/s", "prefill tok/s", "first token", "load")
 
 
 def _facts(rows: list[tuple[str, str]]) -> None:
     """Words on the left, what they say on the right, wrapped under itself."""
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, text in rows:
-        grid.add_row(name, _escaped(text))
+    grid = Grid(("", "said"), prose=("said",), head=False)
+    for row in rows:
+        grid.add(*row)
     show(grid)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 # Instruction sets a person knows by name, most telling first.
@@ -137,11 +137,10 @@ def show_machine(here: Here) -> None:
         ]
     )
     show()
-    rates = table(
-        "weights in", "decode reads", "prefill computes", right=("decode reads", "prefill computes")
-    )
+    columns = ("weights in", "decode reads", "prefill computes")
+    rates = Grid(columns, right=columns[1:])
     for name, rate in calibration.formats.items():
-        rates.add_row(
+        rates.add(
             name,
             units.gb_per_s(rate.decode_bytes_per_s),
             f"{rate.prefill_flops_per_s / 1e9:.0f} GFLOP/s",
@@ -156,13 +155,12 @@ def show_machine(here: Here) -> None:
 
 def show_model(spec: ModelSpec) -> None:
     from weigh.model.breakdown import breakdown, kv_bytes_per_token
-    from weigh.model.quantization import file_bytes
 
     kinds = ", ".join(
         f"{len(m.layers)} {m.kind}" + (f" ({m.window})" if m.window else "") for m in spec.mixers
     )
     active = f", {units.count(spec.active_parameters)} active" if spec.experts else ""
-    on_disk, about = spec.file_bytes or file_bytes(spec), "" if spec.file_bytes else "about "
+    file = units.gib(spec.file_bytes) if spec.file_bytes else f"about {units.gib(_file_bytes(spec))}"
     _facts(
         [
             ("Model", f"{spec.name} ({spec.architecture})"),
@@ -170,7 +168,7 @@ def show_model(spec: ModelSpec) -> None:
             (
                 "Weights",
                 f"{units.gib(spec.tensor_bytes)} in {spec.quantization},"
-                f" {spec.bits_per_weight:.2f} bits per weight; file {about}{units.gib(on_disk)}",
+                f" {spec.bits_per_weight:.2f} bits per weight; file {file}",
             ),
             ("Layers", f"{spec.layers}: {kinds}; width {spec.hidden:,}, vocabulary {spec.vocab:,}"),
             *(
@@ -188,9 +186,9 @@ def show_model(spec: ModelSpec) -> None:
     )
     show()
     numbers = ("parameters", "bytes", "of all bytes")
-    parts = table("part", *numbers, "types", right=numbers, prose=("types",))
+    parts = Grid(("part", *numbers, "types"), right=numbers, prose=("types",))
     for part in breakdown(spec):
-        parts.add_row(
+        parts.add(
             part.name,
             units.count(part.parameters),
             units.gib(part.bytes),
@@ -200,18 +198,24 @@ def show_model(spec: ModelSpec) -> None:
     show(parts)
 
 
+def _file_bytes(spec: ModelSpec) -> int:
+    from weigh.model.quantization import file_bytes  # a file's own size needs none of the recipes
+
+    return file_bytes(spec)
+
+
 def show_fit(here: Here, found: SetupEstimate, layout: Layout | None, *, asked: str) -> None:
     memory = found.memory
     name = f"{found.spec.name} at {found.spec.quantization}"
     spare = found.available_bytes - memory.total_bytes
     verdict = (
-        f"[bold]{_escaped(name)} fits[/]: {units.gib(memory.total_bytes)} of"
+        f" fits: {units.gib(memory.total_bytes)} of"
         f" {units.gib(found.available_bytes)}, {units.gib(spare)} to spare"
         if found.fits
-        else f"[bold]{_escaped(name)} does not fit[/]: it needs {units.gib(memory.total_bytes)},"
+        else f" does not fit: it needs {units.gib(memory.total_bytes)},"
         f" {units.gib(-spare)} more than the {units.gib(found.available_bytes)} it may use"
     )
-    show(verdict)
+    show(Bold(name), verdict)
     show()
     _facts(_here_facts(here))
     show()
@@ -244,7 +248,7 @@ def show_fit(here: Here, found: SetupEstimate, layout: Layout | None, *, asked: 
     show()
     _facts(_speed_facts(found))
     if found.fits:
-        show(f"\nProve it  [bold]weigh try {_escaped(asked)}[/]")
+        show("\nProve it  ", Bold(f"weigh try {asked}"))
 
 
 def _layout_facts(found: SetupEstimate, layout: Layout) -> list[tuple[str, str]]:
@@ -281,9 +285,9 @@ def show_tasks() -> None:
     from weigh.advise.needs import TASKS
 
     numbers = ("context", "prompt", "output", "least tokens/s")
-    rows = table("task", *numbers, "for", right=numbers, prose=("for",))
+    rows = Grid(("task", *numbers, "for"), right=numbers, prose=("for",))
     for task in TASKS.values():
-        rows.add_row(
+        rows.add(
             task.name,
             f"{task.context_tokens:,}",
             f"{task.prompt_tokens:,}",
@@ -301,8 +305,10 @@ def show_answer(here: Here, answer: Answer) -> None:
     wait = f" · first token within {units.seconds(need.max_ttft_s)}" if need.max_ttft_s else ""
     users = f" · {need.users} users" if need.users > 1 else ""
     show(
-        f"\n[bold]{_escaped(need.task.description)}[/] · {need.context_tokens:,} tokens of context{users}"
-        f" · {wanted}{wait} · {units.gib(need.reserve_bytes or 0)} kept free\n"
+        "\n",
+        Bold(need.task.description),
+        f" · {need.context_tokens:,} tokens of context{users}"
+        f" · {wanted}{wait} · {units.gib(need.reserve_bytes or 0)} kept free\n",
     )
     if answer.ranked:
         _show_ranked(answer)
@@ -322,13 +328,14 @@ def _show_ranked(answer: Answer) -> None:
             *([("Quality", first.quality.source)] if first.quality.source else []),
         ]
     )
-    show(f"\nProve it  [bold]weigh try {first.name}[/]")
+    show("\nProve it  ", Bold(f"weigh try {first.name}"))
 
 
 def _show_misses(answer: Answer) -> None:
     show(
-        f"[bold]Nothing fits this need[/] in {units.gib(answer.available_bytes)}"
-        f" ({answer.considered:,} setups weighed). The nearest misses:\n"
+        Bold("Nothing fits this need"),
+        f" in {units.gib(answer.available_bytes)}"
+        f" ({answer.considered:,} setups weighed). The nearest misses:\n",
     )
     if answer.misses:
         show(_setups_table(answer, answer.misses))
@@ -336,26 +343,21 @@ def _show_misses(answer: Answer) -> None:
         _facts([(miss.name, "; ".join(s.text for s in miss.shortfalls)) for miss in answer.misses])
 
 
-def _setups_table(answer: Answer, setups: tuple[Recommendation, ...]) -> Table:
-    width = console().width
-    numbers = ["memory", "decode tok/s", "prefill tok/s", "first token", "load"]
-    columns = ["", "model", "parameters", "quant", *numbers, "quality", "basis"]
-    if width < _WIDE:
-        columns.remove("load")
-        columns.remove("basis")
-    if width < _MIDDLE:
-        columns.remove("parameters")
-        columns.remove("prefill tok/s")
-    shown = table(*columns, right=tuple(numbers), prose=("quality",))
+def _setups_table(answer: Answer, setups: tuple[Recommendation, ...]) -> Grid:
+    width = screen_width()
+    columns = tuple(name for name, least in _COLUMNS.items() if width >= least)
+    shown = Grid(
+        columns,
+        right=_NUMBERS,
+        prose=("quality",),
+        strong=(0,),
+        note=f"memory of {units.gib(answer.available_bytes)} usable · first token of a"
+        f" {answer.need.prompt_tokens:,}-token prompt · ranges hold 80 % of runs",
+    )
     for rank, one in enumerate(setups):
         cells = _cells(one)
-        cells[""] = "▶" if rank == 0 and one.meets else ""
-        shown.add_row(*(cells[column] for column in columns), style="bold" if rank == 0 else "")
-    shown.caption = (
-        f"memory of {units.gib(answer.available_bytes)} usable · first token of a"
-        f" {answer.need.prompt_tokens:,}-token prompt · (ranges hold 80 % of runs)"
-    )
-    shown.caption_justify = "left"
+        cells["model"] = ("▶ " if rank == 0 and one.meets else "  ") + cells["model"]
+        shown.add(*(cells[column] for column in columns))
     return shown
 
 
@@ -364,7 +366,7 @@ def _cells(one: Recommendation) -> dict[str, str]:
     experts = setup.active_parameters < setup.parameters
     active = f", {units.count(setup.active_parameters)} active" if experts else ""
     return {
-        "model": _escaped(one.entry.id.rsplit("/", 1)[-1]),
+        "model": one.entry.id.rsplit("/", 1)[-1],
         "parameters": units.count(setup.parameters) + active,
         "quant": setup.quantization,
         "memory": units.gib(setup.memory.total_bytes),
@@ -372,7 +374,7 @@ def _cells(one: Recommendation) -> dict[str, str]:
         "prefill tok/s": interval(speed.prefill_tokens_per_s if speed else None),
         "first token": units.seconds(setup.first_token_s.value) if setup.first_token_s else "unknown",
         "load": units.seconds(speed.load_s.value) if speed else "unknown",
-        "quality": _escaped(one.quality.headline),
+        "quality": one.quality.headline,
         "basis": str(speed.decode_tokens_per_s.basis) if speed else "computed",
     }
 
@@ -381,10 +383,10 @@ def show_trial(result: Trial) -> None:
     estimated, speed = result.estimate, result.estimate.speed
     kind = "test-driven on random weights of its shapes" if result.basis == "test-driven" else "measured"
     show(
-        f"[bold]{_escaped(estimated.spec.name)} at {estimated.spec.quantization}[/], {kind}"
-        f" on {result.engine} ({result.engine_version})\n"
+        Bold(f"{estimated.spec.name} at {estimated.spec.quantization}"),
+        f", {kind} on {result.engine} ({result.engine_version})\n",
     )
-    rows = table("", "estimated", "measured", "measured / estimated", right=("estimated", "measured"))
+    rows = Grid(("", "estimated", "measured", "measured / estimated"), right=("estimated", "measured"))
     pairs = [
         ("load", speed.load_s if speed else None, result.load_s),
         ("prefill tokens/s", speed.prefill_tokens_per_s if speed else None, result.prefill_tokens_per_s),
@@ -394,7 +396,7 @@ def show_trial(result: Trial) -> None:
     for name, expected, seen in pairs:
         ratio = f"{seen.value / expected.value:.2f}" if expected else ""
         within = " (inside)" if expected and expected.low <= seen.value <= expected.high else ""
-        rows.add_row(name, interval(expected), interval(seen), ratio + within)
+        rows.add(name, interval(expected), interval(seen), ratio + within)
     show(rows)
     load = estimated.workload
     depth = f" at depth {load.depth_tokens:,}" if load.depth_tokens else ""
