@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from weigh.advise.needs import Need
-from weigh.advise.search import Answer, Recommendation
-from weigh.bench.here import Here
-from weigh.bench.trial import Trial
-from weigh.engines.engine import Layout
-from weigh.estimate.memory import MemoryEstimate
-from weigh.estimate.quality import Quality
-from weigh.estimate.setup import SetupEstimate
-from weigh.estimate.speed import SpeedEstimate
 from weigh.figure import Figure
-from weigh.machine import Bandwidth, Machine
-from weigh.model.breakdown import breakdown, kv_bytes_per_token
-from weigh.model.quantization import file_bytes
-from weigh.model.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from weigh.advise.needs import Need
+    from weigh.advise.search import Answer, Recommendation
+    from weigh.bench.here import Here
+    from weigh.bench.trial import Trial
+    from weigh.engines.engine import Layout
+    from weigh.estimate.memory import MemoryEstimate
+    from weigh.estimate.quality import Quality
+    from weigh.estimate.setup import SetupEstimate
+    from weigh.estimate.speed import SpeedEstimate
+    from weigh.machine import Bandwidth, Machine
+    from weigh.model.spec import ModelSpec
 
 Document = dict[str, Any]
 
@@ -50,6 +50,9 @@ def here_document(here: Here, bandwidth: Bandwidth | None = None) -> Document:
 
 
 def model_document(spec: ModelSpec) -> Document:
+    from weigh.model.breakdown import breakdown, kv_bytes_per_token
+    from weigh.model.quantization import file_bytes
+
     return {
         "name": spec.name,
         "architecture": spec.architecture,

@@ -79,7 +79,7 @@ def show(*parts: str | Bold | Grid) -> None:
     """Print a grid, or a line made of words; rich is not even imported where nobody looks at a screen."""
     if not _on_a_screen():
         lines = _plain_grid(parts[0]) if parts and isinstance(parts[0], Grid) else [_plain(parts)]
-        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in lines))
+        sys.stdout.write("".join(f"{line.rstrip(' ')}\n" for line in lines))
     elif parts and isinstance(parts[0], Grid):
         _console().print(_rich_table(parts[0]))
         if parts[0].note:
