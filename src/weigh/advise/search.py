@@ -226,12 +226,14 @@ def _shortfalls(need: Need, found: Weighed, available: int) -> Iterator[Shortfal
 def _rank_points(need: Need, entry: CatalogEntry, found: Weighed, judged: Quality) -> float:
     """Quality points weighed against speed.
 
-    Quality counts midway between its value and its low end, so that of equals the better known one wins.
+    Quality counts midway between its value and its low end, so that of equals the better known one wins;
+    where nothing is published, at the low end and less.
     Speed is that of a whole answer, thinking included, and saturates.
     """
     weight = need.task.quality_weight
     age_years = (date.today() - entry.release_date).days / 365 if entry.release_date else 3.0
-    known = (judged.score.value + judged.score.low) / 2 - (0.0 if judged.source else UNKNOWN_POINTS)
+    score = judged.score
+    known = (score.value + score.low) / 2 if judged.source else score.low - UNKNOWN_POINTS
     points = weight * (known - AGE_POINTS_PER_YEAR * age_years)
     if found.speed is not None:
         wanted = max(need.min_decode_tokens_per_s, 0.1)
