@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from weigh.model.ggml_types import GgmlType
+from weigh.model.stored_types import NumberFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +76,19 @@ class Calibration:
     noise: float
     took_s: float
     memory_read: tuple[tuple[int, float, float, float], ...] = ()
-    _rates: dict[GgmlType, FormatRate] = field(init=False, repr=False, compare=False)
+    _rates: dict[NumberFormat, FormatRate] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_rates", {})
 
-    def rate(self, kind: GgmlType) -> FormatRate:
+    def rate(self, kind: NumberFormat) -> FormatRate:
         """Rates of a format; one that was not run borrows from the measured one nearest in bits."""
         rate = self._rates.get(kind)
         if rate is None:
             rate = self._rates[kind] = self.formats.get(kind.name) or self._borrowed(kind)
         return rate
 
-    def _borrowed(self, kind: GgmlType) -> FormatRate:
+    def _borrowed(self, kind: NumberFormat) -> FormatRate:
         name = min(
             (n for n, r in self.formats.items() if r.measured),
             key=lambda n: abs(GgmlType[n].bits_per_weight - kind.bits_per_weight),

@@ -21,6 +21,7 @@ from weigh.engines.engine import Settings
 from weigh.estimate.kv_cache import CELL_STEP, cells, mixer_bytes, ubatch_tokens
 from weigh.model.ggml_types import GgmlType
 from weigh.model.spec import MixerKind, ModelSpec, TensorGroup
+from weigh.model.stored_types import NumberFormat
 
 if TYPE_CHECKING:
     from weigh.estimate.graph import Graph
@@ -46,7 +47,7 @@ UNBOUNDED_TOKENS = 1 << 24
 _AVX2 = (frozenset({"AVX2"}), 8)
 _AVX512 = (frozenset({"AVX512"}), 8)
 _DOTPROD, _I8MM = frozenset({"NEON", "DOTPROD"}), frozenset({"NEON", "I8MM"})
-_REPACKED: dict[GgmlType, tuple[tuple[frozenset[str], int], ...]] = {
+_REPACKED: dict[NumberFormat, tuple[tuple[frozenset[str], int], ...]] = {
     GgmlType.Q4_0: (_AVX2, (_I8MM, 4), (_DOTPROD, 4)),
     GgmlType.Q4_K: (_AVX2, (_I8MM, 8), (_DOTPROD, 8)),
     GgmlType.Q2_K: (_AVX512,),
@@ -149,14 +150,14 @@ def weights(spec: ModelSpec, cpu_features: Collection[str]) -> Weights:
 
 
 @lru_cache(maxsize=64)
-def _row_multiples(cpu_features: frozenset[str]) -> dict[GgmlType, int]:
+def _row_multiples(cpu_features: frozenset[str]) -> dict[NumberFormat, int]:
     """Number formats these instructions have repacked kernels for, and what their rows must divide by."""
     features = {_ALIASES.get(f, f) for f in cpu_features}
     usable = {t: [rows for needed, rows in rules if needed <= features] for t, rules in _REPACKED.items()}
     return {t: min(rows) for t, rows in usable.items() if rows}
 
 
-def _is_repacked(tensor: TensorGroup, row_multiples: dict[GgmlType, int]) -> bool:
+def _is_repacked(tensor: TensorGroup, row_multiples: dict[NumberFormat, int]) -> bool:
     multiple = row_multiples.get(tensor.type)
     shape = tensor.shape
     return multiple is not None and len(shape) == (3 if tensor.experts else 2) and shape[1] % multiple == 0

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from weigh.estimate.calibration import Calibration, FormatRate
 from weigh.estimate.work import AttentionWork, Work
 from weigh.figure import Basis, Figure
-from weigh.model.ggml_types import GgmlType
+from weigh.model.stored_types import NumberFormat
 
 UBATCH_TOKENS = 512  # llama.cpp's default micro-batch
 
@@ -84,7 +84,7 @@ def decode_step_s(work: Work, calibration: Calibration, *, cached_tokens: float,
 
 
 def _weights_step_s(
-    kind: GgmlType, streamed: float, per_sequence: float, rate: FormatRate, sequences: int
+    kind: NumberFormat, streamed: float, per_sequence: float, rate: FormatRate, sequences: int
 ) -> float:
     streaming = streamed * kind.block_bytes / kind.block_weights / rate.decode_bytes_per_s
     return streaming + (sequences - 1) * 2 * per_sequence / rate.prefill_flops_per_s

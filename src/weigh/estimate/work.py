@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from weigh.model.ggml_types import GgmlType
 from weigh.model.spec import MixerKind, ModelSpec
+from weigh.model.stored_types import NumberFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,9 @@ class Work:
         layers: layers that launch operations.
     """
 
-    dense: tuple[tuple[GgmlType, int], ...]
-    experts: tuple[tuple[GgmlType, int], ...]
-    output: tuple[GgmlType, int]
+    dense: tuple[tuple[NumberFormat, int], ...]
+    experts: tuple[tuple[NumberFormat, int], ...]
+    output: tuple[NumberFormat, int]
     expert_share: float
     expert_count: int
     layers: int
@@ -56,9 +57,9 @@ def work(spec: ModelSpec) -> Work:
     Ignored: norms, biases and the one embedding row looked up per token (well under 0.1 % of the bytes);
     small operations without weights are in the fixed time per layer.
     """
-    dense: dict[GgmlType, int] = {}
-    experts: dict[GgmlType, int] = {}
-    output: tuple[GgmlType, int] | None = None
+    dense: dict[NumberFormat, int] = {}
+    experts: dict[NumberFormat, int] = {}
+    output: tuple[NumberFormat, int] | None = None
     for tensor in spec.tensors:
         if len(tensor.shape) < 2:
             continue

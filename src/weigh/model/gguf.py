@@ -28,6 +28,7 @@ from weigh.errors import BadFile, BadInput
 from weigh.model.ggml_types import BY_ID, GgmlType
 from weigh.model.mixers import largest_count, mixers
 from weigh.model.spec import HyperValue, ModelSpec, Scalar, TensorGroup
+from weigh.model.stored_types import NumberFormat
 
 MOST_HEADER_BYTES = 256 << 20  # real ones end within 40 MiB
 MOST_STRINGS = 1 << 22  # in one array; real vocabularies and merges stay below 600,000
@@ -478,7 +479,7 @@ def _quantization(part: _Part, tensors: tuple[TensorGroup, ...]) -> str:
     said = part.values.get("general.file_type")
     if isinstance(said, int) and said % _GUESSED in _FILE_TYPES:
         return _FILE_TYPES[said % _GUESSED]
-    held: Counter[GgmlType] = Counter()
+    held: Counter[NumberFormat] = Counter()
     for tensor in tensors:
         held[tensor.type] += tensor.total_bytes
     return max(held, key=held.__getitem__).name

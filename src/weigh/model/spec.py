@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeAlias
 
-from weigh.model.ggml_types import GgmlType
+from weigh.model.stored_types import NumberFormat
 
 Scalar: TypeAlias = int | float | str | bool
 HyperValue: TypeAlias = Scalar | tuple[Scalar, ...]
@@ -26,12 +26,14 @@ class TensorGroup:
         name: GGUF name with `{}` for the layer, ``blk.{}.attn_q.weight``; ``token_embd.weight``.
         shape: ggml order: (columns, rows) for a matrix, (columns, rows, experts) for stacked experts.
         layers: the layers that have it; empty for a tensor outside the layers.
+        extra_bytes: of one tensor, scales and zero points that lie beside it in a file of their own format.
     """
 
     name: str
     shape: tuple[int, ...]
-    type: GgmlType
+    type: NumberFormat
     layers: tuple[int, ...] = ()
+    extra_bytes: int = 0
 
     @property
     def count(self) -> int:
@@ -47,10 +49,10 @@ class TensorGroup:
 
     @property
     def tensor_bytes(self) -> int:
-        """Bytes of one tensor: whole blocks, row by row."""
+        """Bytes of one tensor: whole blocks, row by row, and what lies beside them."""
         if not self.shape or 0 in self.shape:
             return 0
-        return self.type.row_bytes(self.shape[0]) * (self.elements // self.shape[0])
+        return self.type.row_bytes(self.shape[0]) * (self.elements // self.shape[0]) + self.extra_bytes
 
     @property
     def total_elements(self) -> int:
@@ -112,6 +114,11 @@ class ModelSpec:
         file: the file it was read from (first part of a split one), when an engine can load it.
         file_bytes: size on disk when a file exists (all parts of a split file).
         basis: `file` when the tensors were read from one, `config` when derived from shapes.
+        format: `gguf` or `safetensors` when read from files of it; "" when derived from shapes.
+        beside: tensors that decoding text does not use: the encoder and projector of images or sound
+            (names beginning ``v.``, ``a.``, ``mm.``), layers that predict further tokens (``mtp.``). They
+            are not in `tensors`, and count in no sum below.
+        contradictions: what the files say that cannot all be true, in plain words.
     """
 
     name: str
@@ -131,6 +138,9 @@ class ModelSpec:
     file_bytes: int | None = None
     basis: str = "config"
     notes: tuple[str, ...] = ()
+    format: str = ""
+    beside: tuple[TensorGroup, ...] = ()
+    contradictions: tuple[str, ...] = ()
 
     @property
     def tied_embeddings(self) -> bool:

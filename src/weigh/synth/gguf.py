@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from weigh import units
 from weigh.errors import BadInput, NoSpace, NotSupported
+from weigh.model.ggml_types import GgmlType
 from weigh.model.spec import HyperValue, ModelSpec, Scalar, TensorGroup
 from weigh.synth.blocks import constant_weights, random_blocks
 
@@ -194,7 +195,7 @@ def _chunks(tensor: _Tensor, seed: int, choose: random.Random) -> Iterator[bytes
 
 
 def _data(tensor: _Tensor, seed: int, choose: random.Random) -> Iterator[bytes | memoryview]:
-    kind = tensor.group.type
+    kind = _gguf_type(tensor.group)
     for pattern, value in _CONSTANTS:
         if pattern.search(tensor.name):
             yield constant_weights(kind, value, tensor.group.elements)
@@ -254,7 +255,13 @@ def _full_key(architecture: str, key: str) -> str:
 def _tensor_info(tensor: _Tensor, offset: int) -> bytes:
     shape = tensor.group.shape
     dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
-    return _string(tensor.name) + dimensions + struct.pack("<IQ", tensor.group.type.id, offset)
+    return _string(tensor.name) + dimensions + struct.pack("<IQ", _gguf_type(tensor.group).id, offset)
+
+
+def _gguf_type(group: TensorGroup) -> GgmlType:
+    if not isinstance(group.type, GgmlType):
+        raise NotSupported(f"a GGUF file cannot hold {group.type.name} (`{group.name}`)")
+    return group.type
 
 
 def _string(text: str) -> bytes:
