@@ -14,7 +14,6 @@ tensors, no arrays of arrays, names once) as llama.cpp's `ggml/src/gguf.cpp` dem
 from __future__ import annotations
 
 import re
-import stat
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -22,11 +21,11 @@ from dataclasses import dataclass
 from itertools import repeat
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
 
 from weigh.errors import BadFile, BadInput
 from weigh.model.ggml_types import BY_ID, GgmlType
 from weigh.model.mixers import largest_count, mixers
+from weigh.model.source import Files, LocalFiles, Source
 from weigh.model.spec import HyperValue, ModelSpec, Scalar, TensorGroup
 from weigh.model.stored_types import NumberFormat
 
@@ -72,13 +71,15 @@ _SIGNATURES = (
 )
 
 
-def read_gguf(path: Path) -> ModelSpec:
+def read_gguf(path: Path, files: Files = LocalFiles("GGUF file")) -> ModelSpec:  # noqa: B008 (a value)
     """The model in a GGUF file (version 2 or 3, either byte order), or in all parts of a split one.
+
+    `files` is where the path and the other parts beside it are looked up.
 
     Raises:
         BadFile: the file, or one of its parts, is missing, damaged, or not a language model in GGUF.
     """
-    parts = _all_parts(_read_part(path))
+    parts = _all_parts(_read_part(path, files), files)
     try:
         return _spec(parts)
     except BadFile:
@@ -114,32 +115,19 @@ class _Part:
 # --- one file ----------------------------------------------------------------------------------------
 
 
-def _read_part(path: Path) -> _Part:
-    try:
-        size = _regular_file_bytes(path)
-        with path.open("rb", buffering=0) as file:
-            try:
-                return _Header(path, file, size, jump=True).part()
-            except BadFile:  # damaged, or the jump went wrong: the careful way tells
-                return _Header(path, file, size, jump=False).part()
-    except OSError as error:
-        raise BadFile(path, f"cannot be read ({error.strerror})") from error
-
-
-def _regular_file_bytes(path: Path) -> int:
-    info = path.stat()
-    if stat.S_ISDIR(info.st_mode):
-        raise BadFile(path, "is a folder, not a GGUF file")
-    if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for its other end
-        raise BadFile(path, "is a pipe or a device, not a file")
-    return info.st_size
+def _read_part(path: Path, files: Files) -> _Part:
+    with files.open(path) as source:
+        try:
+            return _Header(source, jump=True).part()
+        except BadFile:  # damaged, or the jump went wrong: the careful way tells
+            return _Header(source, jump=False).part()
 
 
 class _Header:
     """A cursor over the start of a file, which reads on as the cursor moves."""
 
-    def __init__(self, path: Path, file: BinaryIO, size_bytes: int, *, jump: bool) -> None:
-        self.path, self.file, self.size, self.jump = path, file, size_bytes, jump
+    def __init__(self, source: Source, *, jump: bool) -> None:
+        self.source, self.path, self.size, self.jump = source, source.path, source.size_bytes, jump
         self.data = b""
         self.pos = 0
         self.order = "<"
@@ -340,8 +328,8 @@ class _Header:
         if end > MOST_HEADER_BYTES:
             raise self._bad(f"the header does not end within {MOST_HEADER_BYTES >> 20} MiB")
         # Reading again from the start costs less than growing what is there; each time four times as much.
-        self.file.seek(0)
-        self.data = self.file.read(min(max(end, 4 * len(self.data), 1 << 20), self.size, MOST_HEADER_BYTES))
+        length = min(max(end, 4 * len(self.data), 1 << 20), self.size, MOST_HEADER_BYTES)
+        self.data = self.source.read(0, length)
         if len(self.data) < end:
             raise self._bad("the file shrank while it was read")
 
@@ -356,18 +344,18 @@ def _tensor_bytes(tensor: _Tensor) -> int:
 # --- all parts ---------------------------------------------------------------------------------------
 
 
-def _all_parts(found: _Part) -> tuple[_Part, ...]:
+def _all_parts(found: _Part, files: Files) -> tuple[_Part, ...]:
     """The file alone, or all parts of the split model it belongs to, first to last."""
     count = found.values.get("split.count", 1)
     if not isinstance(count, int) or count <= 1:
         return (found,)
     paths = _part_paths(found.path, count)
-    missing = [path for path in paths if not path.exists()]
+    missing = [path for path in paths if not files.exists(path)]
     if missing:
         raise BadFile(
             found.path, f"{len(missing)} of its {count} parts are missing, first `{missing[0].name}`"
         )
-    parts = tuple(found if path == found.path else _read_part(path) for path in paths)
+    parts = tuple(found if path == found.path else _read_part(path, files) for path in paths)
     for number, part in enumerate(parts):
         if part.values.get("split.no") != number or part.values.get("split.count") != count:
             raise BadFile(part.path, f"does not hold part {number + 1} of {count}, as its name says")

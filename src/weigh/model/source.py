@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -24,6 +26,16 @@ class Source(Protocol):
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, fewer only at the end; raises BadFile when they cannot be had."""
+        ...
+
+
+class Files(Protocol):
+    """Where a file and those that belong to it are looked up: this machine's folders, or a repository."""
+
+    def exists(self, path: Path) -> bool: ...
+
+    def open(self, path: Path) -> AbstractContextManager[Source]:
+        """The file, for as long as it is read; raises BadFile when it cannot be had."""
         ...
 
 
@@ -62,3 +74,16 @@ class LocalFile:
             return os.pread(self._descriptor, length, offset)
         except OSError as error:
             raise BadFile(self.path, f"cannot be read ({error.strerror})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """The files of this machine; `kind` is what messages expected them to be."""
+
+    kind: str = "model file"
+
+    def exists(self, path: Path) -> bool:
+        return path.exists()
+
+    def open(self, path: Path) -> LocalFile:
+        return LocalFile(path, kind=self.kind)
