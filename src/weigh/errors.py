@@ -5,6 +5,7 @@
     |  +- BadFile          a model file or config is damaged or not what it claims (path, offset)
     |  +- UnknownName      no such model, device, task or quantization (close names attached)
     |  +- NotSupported     a true model or setting that weigh does not handle yet
+    |  +- Unreachable      what was asked for lies on a network that does not give it
     +- EngineError         the engine failed (exit code 3)
        +- EngineMissing    no engine is installed
        +- EngineCrashed    the child process died or would not load the model
@@ -58,6 +59,10 @@ class UnknownName(BadInput):
 
 class NotSupported(BadInput):
     """A true model or setting that weigh does not handle yet."""
+
+
+class Unreachable(BadInput):
+    """What was asked for lies on a network that does not give it: none there, no leave, or a strange answer."""
 
 
 class EngineError(WeighError):
