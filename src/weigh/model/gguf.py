@@ -42,6 +42,7 @@ _STRING, _ARRAY = 8, 9
 _NEXT_KEY = bytes(7) + b"tokenizer."
 SPLIT_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 _LAYER_NAME = re.compile(r"(.*\bblk\.)(0|[1-9]\d{0,4})(\..+)")
+_BESIDE = ("v.", "a.", "mm.")  # Ollama keeps encoders of images and sound in the model's own file
 
 # Source: llama.cpp `include/llama.h`, `enum llama_ftype`.
 _FILE_TYPES: Mapping[int, str] = {
@@ -86,6 +87,18 @@ def read_gguf(path: Path, files: Files = LocalFiles("GGUF file")) -> ModelSpec: 
         raise
     except BadInput as error:
         raise BadFile(path, error.message) from error
+
+
+def read_gguf_projector(path: Path) -> tuple[TensorGroup, ...]:
+    """The encoder and projector of images or sound in a GGUF file of their own (`mmproj`).
+
+    Raises:
+        BadFile: the file is missing, damaged, or holds none.
+    """
+    part = _read_part(path, LocalFiles("GGUF file"))
+    if part.values.get("general.architecture") != "clip":
+        raise BadFile(path, "is no projector: its architecture is not `clip`")
+    return _grouped(part.tensors)
 
 
 def printable(text: str) -> str:
@@ -396,7 +409,8 @@ def _spec(parts: tuple[_Part, ...]) -> ModelSpec:
     architecture = _architecture(head)
     hyper = _hyper(head, architecture)
     layers = _required(head, architecture, hyper, "block_count", MOST_LAYERS)
-    tensors = _grouped(_joined(parts))
+    groups = _grouped(_joined(parts))
+    tensors = tuple(group for group in groups if not group.name.startswith(_BESIDE))
     return ModelSpec(
         name=_name(head),
         architecture=architecture,
@@ -414,6 +428,8 @@ def _spec(parts: tuple[_Part, ...]) -> ModelSpec:
         file=parts[0].path,
         file_bytes=sum(part.size_bytes for part in parts),
         basis="file",
+        format="gguf",
+        beside=tuple(group for group in groups if group.name.startswith(_BESIDE)),
     )
 
 
