@@ -1,13 +1,14 @@
-"""Compare weigh's quantization rules with llama.cpp's own quantizer, tensor by tensor.
+"""Compare weigh's quantization rules with llama.cpp's own quantizer, tensor by tensor and byte by byte.
 
     python benchmarks/quantizer_check.py                     # small models of every kind
     python benchmarks/quantizer_check.py --catalog           # every model of the catalog
-    python benchmarks/quantizer_check.py --weights falcon    # quantize for real instead of a dry run
+    python benchmarks/quantizer_check.py --sizes             # quantize for real and compare files
     python benchmarks/quantizer_check.py --record            # write what the suite compares with
 
 The tool is `llama-quantize` on PATH, or given by `--tool`. Its dry run chooses the formats from a header
 alone. The small models have narrow layers in shapes that exercise the rules: odd widths, eight experts,
-eighty layers, fused and tied matrices, layers without attention.
+eighty layers, fused and tied matrices, layers without attention. Every recipe is made without and with an
+importance matrix, where the tool makes it both ways; the matrix is all ones.
 """
 
 from __future__ import annotations
@@ -16,24 +17,59 @@ import argparse
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
+from weigh.errors import NotSupported
 from weigh.model.catalog import catalog
 from weigh.model.config import spec_from_config
 from weigh.model.gguf import read_gguf
-from weigh.model.quantization import ALL_RECIPES, RECIPES, quantize
+from weigh.model.quantization import ALL_RECIPES, NEED_MATRIX, file_bytes, quantize
 from weigh.model.spec import ModelSpec
 from weigh.synth.gguf import write_gguf
 
 RECORD = Path(__file__).parents[1] / "tests" / "model" / "data" / "quantizer_types.json"
 Types = dict[str, str]  # tensor -> format
+RECIPES = tuple(r for r in ALL_RECIPES if r not in ("Q3_K", "Q4_K", "Q5_K"))  # those are other names
 
-_LLAMA = {
+
+@dataclass(frozen=True)
+class Making:
+    """A recipe as the tool is told to make it."""
+
+    recipe: str
+    imatrix: bool
+
+    def __str__(self) -> str:
+        return f"{self.recipe} imatrix" if self.imatrix else self.recipe
+
+    def arguments(self) -> tuple[list[str], str]:
+        """Options, and the name of the type: the `_L` and `_XL` mixes are options on another."""
+        if not re.fullmatch(r"Q6_K_L|Q5_K_L|Q4_K_L|Q3_K_XL|Q2_K_L", self.recipe):
+            return [], self.recipe
+        base = {"Q3_K_XL": "Q3_K_L", "Q4_K_L": "Q4_K_M", "Q5_K_L": "Q5_K_M"}.get(self.recipe)
+        ends = ["--token-embedding-type", "q8_0", "--output-tensor-type", "q8_0"]
+        return ends, base or self.recipe.removesuffix("_L")
+
+
+def makings(spec: ModelSpec) -> list[Making]:
+    """Every recipe, both ways where there are two.
+
+    Experts that come quantized stay so in published files; the tool can be told to keep them, but not when
+    it makes an unquantized file.
+    """
+    keeps = any(group.type.quantized for group in spec.tensors)
+    recipes = [r for r in RECIPES if not (keeps and r in ("F32", "F16", "BF16"))]
+    return [Making(r, m) for r in recipes for m in (False, True) if m or r not in NEED_MATRIX]
+
+
+_LLAMA: dict[str, object] = {
     "model_type": "llama",
     "hidden_size": 256,
     "intermediate_size": 512,
@@ -42,23 +78,23 @@ _LLAMA = {
     "vocab_size": 512,
     "num_hidden_layers": 13,
 }
-_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 256}
-_LATENT = {
+_EXPERTS: dict[str, object] = {"num_experts_per_tok": 2, "moe_intermediate_size": 256}
+_LATENT: dict[str, object] = {
     "q_lora_rank": 256,
     "kv_lora_rank": 256,
     "qk_rope_head_dim": 32,
     "qk_nope_head_dim": 64,
     "v_head_dim": 64,
 }
-_DELTA_NET = {
+_DELTA_NET: dict[str, object] = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 64,
     "linear_conv_kernel_dim": 4,
     "head_dim": 64,
 }
-_MAMBA2 = {"mamba_num_heads": 8, "mamba_head_dim": 64, "ssm_state_size": 64, "n_groups": 2}
-SMALL: Mapping[str, Mapping[str, object]] = {
+_MAMBA2: dict[str, object] = {"mamba_num_heads": 8, "mamba_head_dim": 64, "ssm_state_size": 64, "n_groups": 2}
+SMALL: dict[str, dict[str, object]] = {
     "grouped heads": _LLAMA,
     "a value head per query head, tied": _LLAMA
     | {"num_key_value_heads": 8, "num_hidden_layers": 33, "tie_word_embeddings": True},
@@ -97,6 +133,62 @@ SMALL: Mapping[str, Mapping[str, object]] = {
         "num_hidden_layers": 10,
         "layer_types": ["conv", "conv", "full_attention", "conv", "full_attention"] * 2,
     },
+    "three kinds of experts' matrices": _LLAMA
+    | _EXPERTS
+    | {
+        "model_type": "qwen2_moe",
+        "num_experts": 16,
+        "num_hidden_layers": 24,
+        "shared_expert_intermediate_size": 512,
+    },
+    "sliding windows, tied": _LLAMA
+    | {"model_type": "gemma3", "num_hidden_layers": 18, "head_dim": 64, "sliding_window": 512},
+    "experts that come quantized": _LLAMA
+    | {
+        "model_type": "gpt_oss",
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 256,
+        "head_dim": 64,
+        "num_hidden_layers": 9,
+    },
+    "state spaces beside attention": _LLAMA
+    | {
+        "model_type": "falcon_h1",
+        "mamba_d_ssm": 512,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 64,
+        "mamba_d_state": 64,
+        "mamba_n_groups": 2,
+        "mamba_d_conv": 4,
+        "head_dim": 64,
+    },
+}
+
+# Wider and shallower, so that the header is a small part of the file, as it is in real ones.
+_WIDE: dict[str, object] = {
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_attention_heads": 8,
+    "num_hidden_layers": 8,
+    "vocab_size": 4096,
+}
+SIZED: dict[str, dict[str, object]] = {
+    "dense, a value head per query head": _LLAMA | _WIDE | {"num_key_value_heads": 8},
+    "dense, grouped heads": _LLAMA | _WIDE | {"model_type": "qwen3", "head_dim": 64},
+    "sliding windows, tied": SMALL["sliding windows, tied"] | _WIDE,
+    "eight experts": SMALL["eight experts"] | _WIDE | {"intermediate_size": 512},
+    "shared experts": SMALL["three kinds of experts' matrices"] | _WIDE | {"num_hidden_layers": 4},
+    "latent attention": SMALL["dense layers before experts, latent attention"]
+    | _WIDE
+    | {"num_hidden_layers": 5},
+    "linear attention": SMALL["linear attention in three layers of four"] | _WIDE,
+    "state spaces": SMALL["state spaces beside attention"] | _WIDE,
+    "fused attention (falcon)": SMALL["falcon"] | _WIDE | {"num_hidden_layers": 16},
+    "fused attention and feed-forward (phi3)": SMALL["fused attention and feed-forward"] | _WIDE,
+    "experts that come quantized (gpt-oss)": SMALL["experts that come quantized"]
+    | _WIDE
+    | {"intermediate_size": 512},
 }
 
 
@@ -109,8 +201,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         if options.record:
             return _record(tool, Path(folder))
-        cases = _catalog_cases(options.models) if options.catalog else _small_cases(options.models)
-        wrong = [spec for spec in cases if not _agrees(tool, Path(folder), spec, options.weights)]
+        if options.sizes:
+            return _sizes(tool, Path(folder), options.models)
+        cases = _catalog_cases(options.models) if options.catalog else _cases(SMALL, options.models)
+        wrong = [spec for spec in cases if not _agrees(tool, Path(folder), spec)]
     print(f"{len(wrong)} models differ" if wrong else "all tensors have the formats the tool gives them")
     return 1 if wrong else 0
 
@@ -120,14 +214,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tool", default="llama-quantize")
     parser.add_argument("--folder", help="where files go for a moment; the tool must be able to read it")
     parser.add_argument("--catalog", action="store_true", help="the catalog's models, not the small ones")
-    parser.add_argument("--weights", action="store_true", help="write random weights and quantize them")
+    parser.add_argument("--sizes", action="store_true", help="write random weights and quantize them")
     parser.add_argument("--record", action="store_true", help=f"write {RECORD.name} for the suite")
     parser.add_argument("models", nargs="*", help="only those whose name holds one of these")
     return parser.parse_args()
 
 
-def _small_cases(wanted: list[str]) -> Iterator[ModelSpec]:
-    for name, config in SMALL.items():
+def _cases(configs: Mapping[str, dict[str, object]], wanted: list[str]) -> Iterator[ModelSpec]:
+    for name, config in configs.items():
         if not wanted or any(part in name for part in wanted):
             yield spec_from_config(name, config)
 
@@ -138,25 +232,65 @@ def _catalog_cases(wanted: list[str]) -> Iterator[ModelSpec]:
             yield entry.spec()
 
 
-def _agrees(tool: str, folder: Path, spec: ModelSpec, weights: bool) -> bool:
+def _agrees(tool: str, folder: Path, spec: ModelSpec) -> bool:
     """Whether the tool gives every tensor the format weigh expects; prints one line, and the differences."""
-    path = _written(spec, folder, weights)
-    # The tool refuses to quantize again what is quantized (gpt-oss's experts) unless told to; weigh keeps it.
-    kept = {name for name, type in types_of(spec).items() if type not in ("F16", "F32")}
+    path = _written(spec, folder, weights=False)
     differences = []
-    for recipe in RECIPES if weights else ALL_RECIPES:
-        theirs = _tool_types(tool, path, recipe, dry=not weights)
-        ours = types_of(quantize(spec, recipe))
+    for making in makings(spec):
+        ours = _our_types(spec, making)
+        theirs = _dry_types(tool, path, spec, making)
         differences += [
-            f"{recipe}: {name} {ours.get(name)} for {theirs.get(name)}"
+            f"{making}: {name} {ours.get(name)} for {theirs.get(name)}"
             for name in sorted(ours.keys() | theirs.keys())
-            if ours.get(name) != theirs.get(name) and name not in kept
+            if ours.get(name) != theirs.get(name)
         ]
     path.unlink()
     print(f"{'differs' if differences else 'same':8} {spec.architecture:16} {spec.name}", flush=True)
     for line in differences[:5]:
         print(f"         {line}")
     return not differences
+
+
+def _sizes(tool: str, folder: Path, wanted: list[str]) -> int:
+    """One row per model: files made for real beside the predicted ones; 1 when any is off by half a percent."""
+    print(
+        f"{'model':42} {'architecture':12} {'parameters':>10} {'files':>5}  worst, header known   from config alone"
+    )
+    worst = 0.0
+    for spec in _cases(SIZED, wanted):
+        rows = _size_rows(tool, folder, spec)
+        known = max(rows, key=lambda row: abs(row.header_known))
+        alone = max(rows, key=lambda row: abs(row.config_alone))
+        worst = max(worst, abs(alone.config_alone))
+        print(
+            f"{spec.name:42} {spec.architecture:12} {spec.parameters / 1e6:8.1f} M {len(rows):5}"
+            f"  {known.header_known:9.4%} {known.making!s:15} {alone.config_alone:8.3%} {alone.making}",
+            flush=True,
+        )
+    print(f"worst from a config alone: {worst:.3%}")
+    return 1 if worst > 0.005 else 0
+
+
+class SizeRow(NamedTuple):
+    """How far the predicted size of one file is off, as fractions of the true one."""
+
+    making: Making
+    header_known: float
+    config_alone: float
+
+
+def _size_rows(tool: str, folder: Path, spec: ModelSpec) -> list[SizeRow]:
+    """How far the predicted size is off, for every way the tool makes a file."""
+    path = _written(spec, folder, weights=True)
+    header_bytes = path.stat().st_size - (file_bytes(spec, header_bytes=0))
+    rows = []
+    for making in makings(spec):
+        real_bytes = _real_bytes(tool, path, spec, making)
+        ours = quantize(spec, making.recipe, imatrix=making.imatrix)
+        known = file_bytes(ours, header_bytes=header_bytes) / real_bytes - 1
+        rows.append(SizeRow(making, known, file_bytes(ours) / real_bytes - 1))
+    path.unlink()
+    return rows
 
 
 def _written(spec: ModelSpec, folder: Path, weights: bool) -> Path:
@@ -175,34 +309,80 @@ def types_of(spec: ModelSpec) -> Types:
     }
 
 
+_REFUSED = "no tensor type fallback is defined"
 _DRY = re.compile(r"\] (\S+) +- \[.*?\], type = *(\w+), size = *[\d.]+ MiB(?: -> *[\d.]+ MiB \((\w+)\))?")
 
 
-def _tool_types(tool: str, path: Path, recipe: str, *, dry: bool) -> Types:
+def _our_types(spec: ModelSpec, making: Making) -> Types:
+    """Nothing when weigh says that the tool cannot make it."""
+    try:
+        return types_of(quantize(spec, making.recipe, imatrix=making.imatrix))
+    except NotSupported:
+        return {}
+
+
+def _dry_types(tool: str, path: Path, spec: ModelSpec, making: Making) -> Types:
+    """Nothing when the tool refuses the model's width in this format."""
+    said = _run(tool, path, spec, making, ["--dry-run"], [])
+    found = [] if _REFUSED in said else _DRY.findall(said)
+    return {name: (after or before).upper() for name, before, after in found}
+
+
+def _real_bytes(tool: str, path: Path, spec: ModelSpec, making: Making) -> int:
+    """Length of the file that the tool makes, once its formats are those expected."""
     target = path.with_name("target.gguf")
-    command = [
-        tool,
-        "--allow-requantize",
-        *(["--dry-run", str(path)] if dry else [str(path), str(target)]),
-        recipe,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
-    if dry:
-        found = _DRY.findall(done.stdout + done.stderr)
-        return {name: (after or before).upper() for name, before, after in found}
-    types = types_of(read_gguf(target))
+    _run(tool, path, spec, making, [], [str(target)])
+    theirs, size = types_of(read_gguf(target)), target.stat().st_size
     target.unlink()
-    return types
+    if theirs != _our_types(spec, making):
+        print(f"         {making}: other formats")
+    return size
+
+
+def _run(tool: str, path: Path, spec: ModelSpec, making: Making, before: list[str], target: list[str]) -> str:
+    options, recipe = making.arguments()
+    if making.imatrix:
+        options += ["--imatrix", str(_matrix_of_ones(spec, path))]
+    for name in {g.name for g in spec.tensors if g.type.quantized}:  # experts that stay in MXFP4
+        options += ["--tensor-type", f"{name.rpartition('{}.')[2]}=mxfp4"]
+    command = [tool, "--allow-requantize", *before, *options, str(path), *target, recipe]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and _REFUSED not in done.stdout + done.stderr:
+        raise SystemExit(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+    return done.stdout + done.stderr
+
+
+def _matrix_of_ones(spec: ModelSpec, beside: Path) -> Path:
+    """An importance matrix that finds all weights alike, in the tool's first format.
+
+    Source of the format: llama.cpp `common/imatrix-loader.cpp`: a count, then for each tensor its name, the
+    number of calls, and one float per column and expert.
+    """
+    path = beside.with_name("ones.imatrix")
+    matrices = [
+        (group.name.format(layer).encode(), group.shape[0] * (group.shape[2] if len(group.shape) > 2 else 1))
+        for group in spec.tensors
+        if len(group.shape) > 1
+        for layer in group.layers or (None,)
+    ]
+    with path.open("wb") as file:
+        file.write(struct.pack("<i", len(matrices)))
+        for name, columns in matrices:
+            file.write(struct.pack("<i", len(name)) + name + struct.pack("<ii", 1, columns))
+            file.write(struct.pack("<f", 1.0) * columns)
+    return path
 
 
 def _record(tool: str, folder: Path) -> int:
-    """Write the tool's own answers for the small models, tensors of a role and format together."""
+    """Write the tool's own answers for the small models: for every role, which makings give which formats."""
     cases = []
     for name, config in SMALL.items():
-        path = _written(spec_from_config(name, config), folder, weights=False)
-        recorded = {recipe: _by_role(_tool_types(tool, path, recipe, dry=True)) for recipe in RECIPES}
+        spec = spec_from_config(name, config)
+        path = _written(spec, folder, weights=False)
+        recorded: dict[str, dict[str, list[str]]] = {}
+        for making in makings(spec):
+            for role, formats in _by_role(_dry_types(tool, path, spec, making)).items():
+                recorded.setdefault(role, {}).setdefault(formats, []).append(str(making))
         cases.append({"name": name, "config": dict(config), "types": recorded})
         print(f"recorded {name}", flush=True)
     version = subprocess.run([tool, "--version"], capture_output=True, text=True, check=False)
@@ -212,16 +392,18 @@ def _record(tool: str, folder: Path) -> int:
     return 0
 
 
-def _by_role(types: Types) -> dict[str, dict[str, list[int]]]:
-    """``{"blk.{}.attn_v.weight": {"Q6_K": [0, 3]}, "output.weight": {"Q6_K": []}}``, without the F32 ones."""
-    roles: dict[str, dict[str, list[int]]] = {}
+def _by_role(types: Types) -> dict[str, str]:
+    """``{"blk.{}.attn_v.weight": "Q4_K 1 2, Q6_K 0 3", "output.weight": "Q6_K"}``, without the F32 ones."""
+    layers: dict[str, dict[str, list[int]]] = {}
     for name, type in types.items():
-        if type != "F32":
-            layer = re.match(r"blk\.(\d+)\.", name)
-            role = re.sub(r"^blk\.\d+\.", "blk.{}.", name)
-            layers = roles.setdefault(role, {}).setdefault(type, [])
-            layers += [int(layer[1])] if layer else []
-    return roles
+        layer = re.match(r"blk\.(\d+)\.", name)
+        role = re.sub(r"^blk\.\d+\.", "blk.{}.", name)
+        layers.setdefault(role, {}).setdefault(type, []).extend([int(layer[1])] if layer else [])
+    return {
+        role: ", ".join(" ".join(map(str, (type, *sorted(found[type])))) for type in sorted(found))
+        for role, found in layers.items()
+        if found.keys() != {"F32"}
+    }
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ class GgmlType(Enum):
     TQ2_0 = (35, 256, 66)
     MXFP4 = (39, 32, 17)
     NVFP4 = (40, 64, 36)
+    Q1_0 = (41, 128, 18)
+    Q2_0 = (42, 64, 18)
 
     def __init__(self, id: int, block_weights: int, block_bytes: int) -> None:
         # plain attributes: they are read some 100,000 times to weigh the catalog

@@ -42,6 +42,8 @@ _HALF_FIELDS: dict[GgmlType, tuple[tuple[int, float], ...]] = {
     GgmlType.IQ1_S: ((0, 0.003),),
     GgmlType.TQ1_0: ((52, 0.024),),
     GgmlType.TQ2_0: ((64, 0.02),),
+    GgmlType.Q1_0: ((0, 0.02),),
+    GgmlType.Q2_0: ((0, 0.016),),
 }
 
 
