@@ -3,7 +3,7 @@
 llama.cpp sizes its compute buffer once, for a prefill of a full micro-batch, by walking the graph in
 order: a tensor gets a place when it is produced and gives it back after its last reader (ggml-alloc.c,
 `ggml_gallocr_alloc_graph_impl`). The peak depends on that order and on how well the holes are reused, so
-no closed sum is right for all shapes. `_Arena` follows the allocator's rule for holes, and the functions
+no closed sum is right for all shapes. `Arena` follows the allocator's rule for holes, and the functions
 below it make and drop the tensors in the engine's order (llama-graph.cpp `build_attn`, `build_ffn`,
 `build_moe_ffn`; src/models/*.cpp). An element-wise operation that overwrites its input makes no tensor.
 
@@ -23,17 +23,18 @@ from weigh.estimate.kv_cache import Cells, ubatch_tokens
 ALIGNMENT = 32  # ggml-impl.h TENSOR_ALIGNMENT
 F32 = 4
 F16 = 2
+KV = "kv"
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     offset: int
     size: int
 
 
-_NOTHING = _Block(0, 0)
+_NOTHING = Block(0, 0)
 
 
-class _Arena:
+class Arena:
     """ggml's dynamic allocator: the tightest hole that fits, else the end; neighbours merge when freed.
 
     Source: ggml-alloc.c `ggml_dyn_tallocr_alloc`, `ggml_dyn_tallocr_free_bytes`. Ignored: a buffer
@@ -45,10 +46,12 @@ class _Arena:
         self.end = 0
         self.peak = 0
 
-    def take(self, size: int) -> _Block:
+    def take(self, size: int, read: str = "") -> Block:
+        """A place for a result; `read` names the weights (or the `KV` cache) it is made of, for arenas of a
+        device that has to fetch them first."""
         if not size:
             return _NOTHING
-        size = _aligned(size)
+        size = aligned(size)
         offset, room = -1, 0
         for hole, free in self.holes.items():
             if free >= size and (offset < 0 or free < room or (free == room and hole > offset)):
@@ -60,9 +63,9 @@ class _Arena:
             del self.holes[offset]
             if room > size:
                 self.holes[offset + size] = room - size
-        return _Block(offset, size)
+        return Block(offset, size)
 
-    def give(self, *blocks: _Block) -> None:
+    def give(self, *blocks: Block) -> None:
         for block in blocks:
             if block.size:
                 self._give(*block)
@@ -81,11 +84,11 @@ class _Arena:
             self.holes[offset] = size
 
 
-def _aligned(size: int) -> int:
+def aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-class _Batch(NamedTuple):
+class Batch(NamedTuple):
     """Sizes that the settings decide.
 
     Attributes:
@@ -112,7 +115,7 @@ def compute_bytes(graph: Graph, settings: Settings, cells: Cells) -> int:
     """
     sequences = settings.parallel
     tokens = -(-ubatch_tokens(settings) // sequences) * sequences
-    batch = _Batch(
+    batch = Batch(
         tokens=tokens,
         rows=min(tokens, sequences),
         sequences=sequences,
@@ -120,7 +123,7 @@ def compute_bytes(graph: Graph, settings: Settings, cells: Cells) -> int:
         value_rotation=graph.value_rotation if settings.kv_type_v.quantized else 0,
     )
     sizes = {
-        sliding: _aligned(F16 * n * tokens) for sliding, n in ((False, cells.full), (True, cells.sliding))
+        sliding: aligned(F16 * n * tokens) for sliding, n in ((False, cells.full), (True, cells.sliding))
     }
     last = _last_readers(graph.layers)
     lasting = sum(sizes[sliding] for sliding, index in last.items() if index == len(graph.layers) - 1)
@@ -136,13 +139,13 @@ def _last_readers(layers: tuple[Layer, ...]) -> dict[bool, int]:
 
 
 @lru_cache(maxsize=8192)
-def _peak(graph: Graph, batch: _Batch, passing: tuple[tuple[int, int], ...], caches: int) -> int:
+def _peak(graph: Graph, batch: Batch, passing: tuple[tuple[int, int], ...], caches: int) -> int:
     """Peak of the arena, leaving out the masks that live to the end.
 
     Args:
         passing: for each mask that ends earlier, the layer it ends in and its size.
     """
-    arena = _Arena()
+    arena = Arena()
     wide = F32 * graph.hidden * batch.tokens
     embedded = _inputs(arena, graph, batch, caches)
     masks = [(index, arena.take(size)) for index, size in passing]
@@ -157,7 +160,7 @@ def _peak(graph: Graph, batch: _Batch, passing: tuple[tuple[int, int], ...], cac
     for index, layer in enumerate(graph.layers):
         rows = batch.rows if index == len(graph.layers) - 1 else batch.tokens
         ending = [mask for last, mask in masks if last == index]
-        stream = _layer(arena, layer, stream, graph.hidden, batch, rows, ending)
+        stream = layer_output(arena, layer, stream, graph.hidden, batch, rows, ending)
         if index == 0:
             projected = arena.take(by_token.size)
             arena.give(by_token)
@@ -169,7 +172,7 @@ def _peak(graph: Graph, batch: _Batch, passing: tuple[tuple[int, int], ...], cac
     return arena.peak
 
 
-def _inputs(arena: _Arena, graph: Graph, batch: _Batch, caches: int) -> _Block:
+def _inputs(arena: Arena, graph: Graph, batch: Batch, caches: int) -> Block:
     """Place what is handed to the graph; returns the one big input that is dropped early."""
     wide, tokens = F32 * graph.hidden * batch.tokens, batch.tokens
     arena.take(4 * tokens)  # token ids
@@ -187,15 +190,15 @@ def _inputs(arena: _Arena, graph: Graph, batch: _Batch, caches: int) -> _Block:
     return embedded
 
 
-def _layer(
-    arena: _Arena,
+def layer_output(
+    arena: Arena,
     layer: Layer,
-    stream: _Block,
+    stream: Block,
     hidden: int,
-    batch: _Batch,
+    batch: Batch,
     rows: int,
-    ending: list[_Block],
-) -> _Block:
+    ending: list[Block],
+) -> Block:
     """One layer: returns where its output lies. After its mixer only `rows` tokens go further."""
     if layer.parallel and len(layer.mixers) == 1 and isinstance(layer.mixers[0], Attention):
         return _parallel_layer(arena, layer, layer.mixers[0], stream, hidden, batch, ending)
@@ -220,14 +223,14 @@ def _layer(
 
 
 def _parallel_layer(
-    arena: _Arena,
+    arena: Arena,
     layer: Layer,
     mixer: Attention,
-    stream: _Block,
+    stream: Block,
     hidden: int,
-    batch: _Batch,
-    ending: list[_Block],
-) -> _Block:
+    batch: Batch,
+    ending: list[Block],
+) -> Block:
     """Attention and feed-forward read the same input; attention's last matrix comes after the feed-forward.
 
     Source: src/models/falcon.cpp, command-r.cpp.
@@ -238,7 +241,7 @@ def _parallel_layer(
     out = _feed_forward(arena, layer.feed_forward, norm, hidden, batch.tokens)
     if not mixer.fused:
         arena.give(stream)
-    made = _resized(arena, attended, F32 * hidden * batch.tokens)
+    made = _resized(arena, attended, F32 * hidden * batch.tokens, "attn_output")
     arena.give(made)
     if mixer.fused:
         arena.give(stream)
@@ -246,46 +249,46 @@ def _parallel_layer(
 
 
 def _mixed(
-    arena: _Arena,
+    arena: Arena,
     mixer: Attention | LatentAttention | Recurrence,
-    norm: _Block,
+    norm: Block,
     hidden: int,
-    batch: _Batch,
-) -> _Block:
+    batch: Batch,
+) -> Block:
     """What a mixer makes of `norm`, which is given back after its last reader."""
     wide = F32 * hidden * batch.tokens
     match mixer:
         case Attention():
-            return _resized(arena, _attended(arena, mixer, norm, batch), wide)
+            return _resized(arena, _attended(arena, mixer, norm, batch), wide, "attn_output")
         case LatentAttention():
-            return _resized(arena, _latent_attended(arena, mixer, norm, batch), wide)
+            return _resized(arena, _latent_attended(arena, mixer, norm, batch), wide, "attn_output")
         case Recurrence(form=Form.CONVOLUTION):
-            return _resized(arena, _short_convolution(arena, mixer, norm, batch), wide)
+            return _resized(arena, _short_convolution(arena, mixer, norm, batch), wide, "shortconv.out_proj")
         case Recurrence(form=Form.DELTA):
-            return _resized(arena, _gated_delta_net(arena, mixer, norm, batch), wide)
+            return _resized(arena, _gated_delta_net(arena, mixer, norm, batch), wide, "ssm_out")
         case Recurrence():
-            return _resized(arena, _state_space(arena, mixer, norm, batch), wide)
+            return _resized(arena, _state_space(arena, mixer, norm, batch), wide, "ssm_out")
 
 
-def _kept(arena: _Arena, block: _Block, hidden: int, rows: int) -> _Block:
+def _kept(arena: Arena, block: Block, hidden: int, rows: int) -> Block:
     """The rows of `block` whose logits are wanted."""
     return _resized(arena, block, F32 * hidden * rows)
 
 
-def _resized(arena: _Arena, block: _Block, size: int) -> _Block:
+def _resized(arena: Arena, block: Block, size: int, read: str = "") -> Block:
     """A result made of `block` alone, after which `block` is not needed."""
-    result = arena.take(size)
+    result = arena.take(size, read)
     arena.give(block)
     return result
 
 
-def _attended(arena: _Arena, shape: Attention, norm: _Block, batch: _Batch) -> _Block:
+def _attended(arena: Arena, shape: Attention, norm: Block, batch: Batch) -> Block:
     """Query, key and value are made, positions applied, the cache filled; then the attention proper."""
     unit = F32 * batch.tokens
     both = _NOTHING
     turns_key, turns_value = batch.key_rotation > 0, batch.value_rotation > 0
     if shape.fused:
-        fused = arena.take(unit * (shape.query + shape.key + shape.value))
+        fused = arena.take(unit * (shape.query + shape.key + shape.value), "attn_qkv")
         arena.give(norm)
         query = _copied(arena, arena.take(unit * shape.query), turns_key)
         value = arena.take(unit * shape.value * turns_value)
@@ -296,22 +299,22 @@ def _attended(arena: _Arena, shape: Attention, norm: _Block, batch: _Batch) -> _
             fused = value
         arena.give(key, fused)
     else:
-        both = arena.take(2 * unit * shape.query * shape.gated)
-        query = arena.take(unit * shape.query)
+        both = arena.take(2 * unit * shape.query * shape.gated, "attn_q")
+        query = arena.take(unit * shape.query, "" if shape.gated else "attn_q")
         query = _copied(arena, _copied(arena, query), turns_key)
         if shape.value_last:
-            key = _copied(arena, _copied(arena, arena.take(unit * shape.key)), turns_key)
-            value = arena.take(unit * shape.value)
+            key = _copied(arena, _copied(arena, arena.take(unit * shape.key, "attn_k")), turns_key)
+            value = arena.take(unit * shape.value, "attn_v")
             arena.give(norm)
             value = _copied(arena, value, turns_value)
             arena.give(key, value)
         else:
-            value = _copied(arena, arena.take(unit * shape.value), turns_value)
-            key = arena.take(unit * shape.key)
+            value = _copied(arena, arena.take(unit * shape.value, "attn_v"), turns_value)
+            key = arena.take(unit * shape.key, "attn_k")
             arena.give(norm)
             key = _copied(arena, _copied(arena, key), turns_key)
             arena.give(key, value)
-    attended = arena.take(unit * shape.output)
+    attended = arena.take(unit * shape.output, KV)
     arena.give(query)
     attended = _copied(arena, attended, turns_value)
     if shape.gated:
@@ -319,29 +322,29 @@ def _attended(arena: _Arena, shape: Attention, norm: _Block, batch: _Batch) -> _
     return attended
 
 
-def _copied(arena: _Arena, block: _Block, copied: bool = True) -> _Block:
+def _copied(arena: Arena, block: Block, copied: bool = True) -> Block:
     """What rotary positions do, and the rotation a quantized cache brings: a result as large as the input."""
     if not copied:
         return block
     return _resized(arena, block, block.size)
 
 
-def _latent_attended(arena: _Arena, shape: LatentAttention, norm: _Block, batch: _Batch) -> _Block:
+def _latent_attended(arena: Arena, shape: LatentAttention, norm: Block, batch: Batch) -> Block:
     """MLA with the key's expansion moved to the query, so that the cached latent is attended directly.
 
     Source: src/models/deepseek2.cpp; llama-graph.cpp `build_attn_mha` (v_mla).
     """
     unit = F32 * batch.tokens
     heads, cached = shape.heads, shape.latent + shape.rope
-    compressed = arena.take(unit * shape.query_latent)
-    direct = arena.take(unit * shape.query)
+    compressed = arena.take(unit * shape.query_latent, "attn_q_a")
+    direct = arena.take(unit * shape.query, "attn_q_b" if shape.query_latent else "attn_q")
     arena.give(compressed)
-    absorbed = arena.take(unit * heads * shape.latent)
+    absorbed = arena.take(unit * heads * shape.latent, "attn_k_b")
     turned = arena.take(unit * heads * shape.rope)
     arena.give(direct)
     query = arena.take(unit * heads * cached)
     arena.give(absorbed, turned)
-    latent_and_rope = arena.take(unit * cached)
+    latent_and_rope = arena.take(unit * cached, "attn_kv_a_mqa")
     arena.give(norm)
     latent, rope = arena.take(unit * shape.latent), arena.take(unit * shape.rope)
     arena.give(latent_and_rope)
@@ -349,12 +352,12 @@ def _latent_attended(arena: _Arena, shape: LatentAttention, norm: _Block, batch:
     arena.give(latent, rope)
     arena.give(_copied(arena, key, batch.key_rotation > 0))
     query = _copied(arena, query, batch.key_rotation > 0)
-    attended = arena.take(unit * heads * shape.latent)
+    attended = arena.take(unit * heads * shape.latent, KV)
     arena.give(query)
-    return _copied(arena, _resized(arena, attended, unit * shape.output))
+    return _copied(arena, _resized(arena, attended, unit * shape.output, "attn_v_b"))
 
 
-def _convolved(arena: _Arena, shape: Recurrence, batch: _Batch, source: _Block) -> _Block:
+def _convolved(arena: Arena, shape: Recurrence, batch: Batch, source: Block) -> Block:
     """The inputs behind the state's own, then their convolution; `source` is dropped in between."""
     before = arena.take(F32 * shape.convolved * shape.taps * batch.sequences)
     joined = arena.take(F32 * shape.convolved * (batch.tokens + shape.taps * batch.sequences))
@@ -362,19 +365,19 @@ def _convolved(arena: _Arena, shape: Recurrence, batch: _Batch, source: _Block) 
     return _resized(arena, joined, F32 * shape.convolved * batch.tokens)
 
 
-def _short_convolution(arena: _Arena, shape: Recurrence, norm: _Block, batch: _Batch) -> _Block:
+def _short_convolution(arena: Arena, shape: Recurrence, norm: Block, batch: Batch) -> Block:
     """Source: src/models/lfm2.cpp."""
-    projected = arena.take(F32 * shape.projected * batch.tokens)
+    projected = arena.take(F32 * shape.projected * batch.tokens, "shortconv.in_proj")
     arena.give(norm)
     convolved = _convolved(arena, shape, batch, arena.take(F32 * shape.convolved * batch.tokens))
     arena.give(projected)
     return convolved
 
 
-def _state_space(arena: _Arena, shape: Recurrence, norm: _Block, batch: _Batch) -> _Block:
+def _state_space(arena: Arena, shape: Recurrence, norm: Block, batch: Batch) -> Block:
     """Source: src/models/mamba-base.cpp. Ignored: the step widths and norms per head, under 2 %."""
     unit = F32 * batch.tokens
-    projected = arena.take(unit * shape.projected)
+    projected = arena.take(unit * shape.projected, "ssm_in")
     arena.give(norm)
     convolved = _convolved(arena, shape, batch, _NOTHING)
     steps = arena.take(unit * shape.inner) if shape.form is Form.MAMBA else _NOTHING
@@ -389,35 +392,36 @@ def _state_space(arena: _Arena, shape: Recurrence, norm: _Block, batch: _Batch) 
     return gated
 
 
-def _gated_delta_net(arena: _Arena, shape: Recurrence, norm: _Block, batch: _Batch) -> _Block:
+def _gated_delta_net(arena: Arena, shape: Recurrence, norm: Block, batch: Batch) -> Block:
     """Source: src/models/delta-net-base.cpp, qwen35.cpp. Ignored: decay and step per head, under 1 %."""
     unit = F32 * batch.tokens
-    convolved = _convolved(arena, shape, batch, arena.take(unit * shape.projected))
+    convolved = _convolved(arena, shape, batch, arena.take(unit * shape.projected, "attn_qkv"))
     state = arena.take(F32 * shape.state * batch.sequences)
     key_width = (shape.convolved - shape.inner) // 2
     query, key = arena.take(unit * key_width), arena.take(unit * key_width)
     made = arena.take(unit * shape.inner + F32 * shape.state * batch.sequences)
     arena.give(query, key, convolved, state)
     normed = _resized(arena, made, unit * shape.inner)
-    gate = arena.take(unit * shape.inner)
+    gate = arena.take(unit * shape.inner, "attn_gate")
     arena.give(norm, gate)
     return normed
 
 
-def _feed_forward(arena: _Arena, shape: FeedForward, norm: _Block, hidden: int, rows: int) -> _Block:
+def _feed_forward(arena: Arena, shape: FeedForward, norm: Block, hidden: int, rows: int) -> Block:
     routed = None
     if shape.experts:
         routed = _experts(arena, shape, norm, hidden, rows)
         if not shape.width:
             return routed
     unit = F32 * rows * shape.width
-    made = [arena.take(unit) for _ in range(shape.matrices)] or [arena.take(2 * unit)]
+    names = ("ffn_gate", "ffn_up")[2 - shape.matrices :]
+    made = [arena.take(unit, name) for name in names] or [arena.take(2 * unit, "ffn_up")]
     arena.give(norm)
     if shape.matrices != 1:
         active = arena.take(unit)
         arena.give(*made)
         made = [active]
-    down = arena.take(F32 * hidden * rows)
+    down = arena.take(F32 * hidden * rows, "ffn_down")
     arena.give(*made)
     if routed is None:
         return down
@@ -425,7 +429,7 @@ def _feed_forward(arena: _Arena, shape: FeedForward, norm: _Block, hidden: int, 
     return routed
 
 
-def _experts(arena: _Arena, shape: FeedForward, norm: _Block, hidden: int, rows: int) -> _Block:
+def _experts(arena: Arena, shape: FeedForward, norm: Block, hidden: int, rows: int) -> Block:
     """The routed experts: every token's copies lie side by side until they are summed."""
     logits = arena.take(F32 * shape.experts * rows)
     order = arena.take(F32 * shape.experts * rows)
@@ -436,7 +440,8 @@ def _experts(arena: _Arena, shape: FeedForward, norm: _Block, hidden: int, rows:
     if shape.expert_hidden != hidden:
         latent = arena.take(F32 * shape.expert_hidden * rows)
     weighted = arena.take(unit * hidden * shape.weighted_first)
-    made = [arena.take(unit * shape.expert_width) for _ in range(shape.expert_matrices)]
+    names = ("ffn_gate_exps", "ffn_up_exps")[2 - shape.expert_matrices :]
+    made = [arena.take(unit * shape.expert_width, name) for name in names]
     if not shape.width:
         arena.give(norm)
     arena.give(weighted, latent)
@@ -444,7 +449,7 @@ def _experts(arena: _Arena, shape: FeedForward, norm: _Block, hidden: int, rows:
     if shape.expert_matrices > 1:
         active = arena.take(unit * shape.expert_width)
         arena.give(*made)
-    down = arena.take(unit * shape.expert_hidden)
+    down = arena.take(unit * shape.expert_hidden, "ffn_down_exps")
     arena.give(active, order, weights)
     summed = _resized(arena, down, F32 * shape.expert_hidden * rows)
     return summed if shape.expert_hidden == hidden else _resized(arena, summed, F32 * hidden * rows)
