@@ -1,0 +1,651 @@
+"""Devices by name: data sheets of GPUs, processors and boards, and the targets they make.
+
+A box says "24 GB"; what an engine gets is what the driver shows. Where its figure is known it is used
+(`driver_MiB` of the table); else:
+- NVIDIA with HBM, GeForce and workstation cards: the size in GiB less 12 MiB, from Blackwell on less 0.5 %;
+- NVIDIA datacentre cards with GDDR: 15/16 of it, since error correction is on and lies in the same memory;
+- AMD: less 16 MiB; Intel Arc: 94.4 %, as its runtime shows an A770 (15,473 of 16,384 MiB);
+- Apple: what macOS lets the GPU have by default (`iogpu.wired_limit_mb`), two thirds of up to 32 GB and three
+  quarters of more: Metal's `recommendedMaxWorkingSetSize` is 11,453 MB of 16 GB and 28,991 MB of 36 GB in
+  public logs of llama.cpp; newer macOS gives up to 78 %;
+- other GPUs that share the system's memory: `_SHARED`.
+RAM is the size in GiB less a 64th, which Linux keeps for its records of pages (64 bytes for each of 4 KiB).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from weigh.errors import BadInput, UnknownName
+from weigh.machine.device_names import (
+    Ram,
+    Said,
+    close_names,
+    parts,
+    says_something,
+    short_name,
+    unsaid,
+    words,
+)
+from weigh.machine.machine import Cpu, Gpu, Machine
+from weigh.machine.target import Backend, Device, Target
+from weigh.units import GB, GIB, MIB
+
+DATA = Path(__file__).parents[1] / "data"
+
+APPLE_SMALL_GB = 32
+PCIE_LANE_BYTES_PER_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9}
+# Share of unified memory its GPU may take, and where that comes from.
+_SHARED = {
+    ("soc", "NVIDIA"): (0.94, "what the system leaves of it"),
+    ("soc", "AMD"): (0.75, "as the firmware can give it; the default of Linux is half"),
+    ("integrated", "AMD"): (0.5, "the default of Linux (GTT) and of Windows"),
+    ("integrated", "Intel"): (0.5, "the default of Linux and of Windows"),
+}
+MOST_DEVICES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSheet:
+    """A row of data/devices.csv. Sizes are GB as printed on the box, several where it is sold with several."""
+
+    name: str
+    vendor: str
+    kind: str
+    generation: str
+    sizes_gb: tuple[float, ...]
+    driver_bytes: int | None
+    memory_type: str
+    bandwidth_bytes_per_s: float
+    fp32_flops_per_s: float | None
+    fp16_flops_per_s: float | None
+    compute_capability: str
+    tdp_watts: float | None
+    bus: str
+    host: str
+    commonest: bool
+    also: tuple[str, ...]
+    source: str
+
+    @property
+    def unified(self) -> bool:
+        return self.kind != "gpu"
+
+    @property
+    def datacentre(self) -> bool:
+        return bool(re.search(r"NVIDIA (Tesla |[ABHL]\d|G[BH]200)|Instinct|Data Center", self.name))
+
+
+@dataclass(frozen=True, slots=True)
+class HostSheet:
+    """A row of data/hosts.csv: a processor, and the memory usual with it.
+
+    Attributes:
+        cores: those that compute alike; efficiency cores beside performance cores are not counted.
+        fp32_flops_per_clock: of one core.
+        kind: desktop, laptop, server, workstation, board, soc or phone; `assumed` for a made-up one.
+    """
+
+    name: str
+    kind: str
+    vendor: str
+    generation: str
+    cores: int
+    clock_hz: float
+    fp32_flops_per_clock: float
+    features: tuple[str, ...]
+    channels: int
+    channel_bits: int
+    mt_per_s: int
+    memory_type: str
+    sizes_gb: tuple[float, ...]
+    also: tuple[str, ...]
+    source: str
+
+    @property
+    def fp32_flops_per_s(self) -> float:
+        return self.cores * self.clock_hz * self.fp32_flops_per_clock
+
+    def bandwidth_bytes_per_s(self, ram: Ram) -> float:
+        """Channels x bytes of a channel x transfers per second, as fitted or as said."""
+        channels = ram.channels or self.channels
+        return channels * self.channel_bits / 8 * (ram.mt_per_s or self.mt_per_s) * 1e6
+
+
+@cache
+def gpu_sheets() -> tuple[GpuSheet, ...]:
+    with (DATA / "devices.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(_gpu_sheet(row) for row in csv.DictReader(file))
+
+
+@cache
+def host_sheets() -> tuple[HostSheet, ...]:
+    with (DATA / "hosts.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(_host_sheet(row) for row in csv.DictReader(file))
+
+
+def _gpu_sheet(row: dict[str, str]) -> GpuSheet:
+    return GpuSheet(
+        name=row["name"],
+        vendor=row["vendor"],
+        kind=row["kind"],
+        generation=row["generation"],
+        sizes_gb=_numbers(row["memory_GB"]),
+        driver_bytes=int(row["driver_MiB"]) * MIB if row["driver_MiB"] else None,
+        memory_type=row["memory_type"],
+        bandwidth_bytes_per_s=float(row["bandwidth_GBps"]) * GB,
+        fp32_flops_per_s=_tera(row["fp32_TFLOPS"]),
+        fp16_flops_per_s=_tera(row["fp16_TFLOPS"]),
+        compute_capability=row["compute_capability"],
+        tdp_watts=float(row["TDP_W"]) if row["TDP_W"] else None,
+        bus=row["bus"],
+        host=row["host"],
+        commonest=row["commonest"] == "yes",
+        also=tuple(filter(None, row["also"].split("|"))),
+        source=row["source"],
+    )
+
+
+def _host_sheet(row: dict[str, str]) -> HostSheet:
+    return HostSheet(
+        name=row["name"],
+        kind=row["kind"],
+        vendor=row["vendor"],
+        generation=row["generation"],
+        cores=int(row["cores"]),
+        clock_hz=float(row["clock_GHz"]) * 1e9,
+        fp32_flops_per_clock=float(row["fp32_flops_per_clock"]),
+        features=tuple(row["features"].split()),
+        channels=int(row["channels"]),
+        channel_bits=int(row["channel_bits"]),
+        mt_per_s=int(row["MTps"]),
+        memory_type=row["memory_type"],
+        sizes_gb=_numbers(row["memory_GB"]),
+        also=tuple(filter(None, row["also"].split("|"))),
+        source=row["source"],
+    )
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split("|") if part)
+
+
+def _tera(text: str) -> float | None:
+    return float(text) * 1e12 if text else None
+
+
+# --- by name ------------------------------------------------------------------------------------------------
+
+
+def target_named(text: str) -> Target:
+    """The machine meant by `RTX 4090`, `2x RTX 3090, 64GB`, `M4 Max 64GB` or `EPYC 9554, 12x DDR5-4800`.
+
+    What was not said stands in `assumed`.
+
+    Raises:
+        UnknownName: no such device; close names attached.
+        BadInput: several devices are meant that differ much, or a size it is not sold with.
+    """
+    said = parts(text)
+    named = [part for part in said if part.name]
+    if not named:
+        raise BadInput(f"`{text}` names no device", hint="name one, like `RTX 4090` or `Ryzen 7950X, 64GB`")
+    notes: list[str] = []
+    gpus: list[tuple[GpuSheet, Said]] = []
+    host: HostSheet | None = None
+    for part in named:
+        sheet = _sheet(part, notes)
+        if isinstance(sheet, GpuSheet):
+            gpus.append((sheet, part))
+        elif host is not None:
+            raise BadInput(f"`{text}` names two processors: `{host.name}` and `{sheet.name}`")
+        else:
+            host = sheet
+            said = [*said, Said("", 1, None, Ram(int(part.size_gb * GIB)))] if part.size_gb else said
+    _check_counts(gpus)
+    ram = _merged(part.ram for part in said)
+    name = " + ".join(_said_again(part, sheet) for sheet, part in gpus) or (host.name if host else text)
+    return _target(name, gpus, host, ram, notes)
+
+
+def _check_counts(gpus: Sequence[tuple[GpuSheet, Said]]) -> None:
+    for sheet, part in gpus:
+        if not 1 <= part.count <= MOST_DEVICES:
+            raise BadInput(f"{part.count} of `{sheet.name}`: expected 1 to {MOST_DEVICES}")
+    if len(gpus) > 1 and any(sheet.unified for sheet, _ in gpus):
+        raise BadInput("a GPU that shares the system's memory cannot stand beside another one")
+
+
+def _merged(found: Iterable[Ram]) -> Ram:
+    rams = [ram for ram in found if ram]
+    return Ram(
+        next((r.bytes for r in rams if r.bytes), None),
+        next((r.channels for r in rams if r.channels), None),
+        next((r.mt_per_s for r in rams if r.mt_per_s), None),
+    )
+
+
+def _said_again(part: Said, sheet: GpuSheet) -> str:
+    return f"{part.count}x {sheet.name}" if part.count > 1 else sheet.name
+
+
+Sheet = TypeVar("Sheet", GpuSheet, HostSheet)
+
+
+def _sheet(part: Said, notes: list[str]) -> GpuSheet | HostSheet:
+    """The sheet that is meant, GPUs before processors: `M4 Max` is a GPU with its host."""
+    asked = words(part.name)
+    unnamed = _unnamed_host(asked)
+    if unnamed is not None:
+        notes.append(f"the processor: a {unnamed.name} of {unnamed.cores} cores")
+        return unnamed
+    gpus = _meant(asked, gpu_sheets()) if says_something(asked) else []
+    if gpus:
+        return _one_variant(part, gpus, notes)
+    hosts = _meant(asked, host_sheets()) if says_something(asked) else []
+    if len(hosts) > 1:
+        names = ", ".join(f"`{short_name(h.name)}`" for h in hosts[:8])
+        raise BadInput(f"`{part.name}` could be {names}", hint="name one of them")
+    if hosts:
+        return hosts[0]
+    close = close_names(part.name, (label for sheet in _sheets() for label in (sheet.name, *sheet.also)))
+    raise UnknownName(
+        "device", part.name, close=close, hint=None if close else "give its memory and bandwidth instead"
+    )
+
+
+def _unnamed_host(asked: tuple[str, ...]) -> HostSheet | None:
+    """`CPU only`, `a desktop`; `Xeon, 8x DDR4-3200`, of which only the memory counts for much."""
+    if asked in (("cpu",), ("cpu", "only"), ("no", "gpu"), ("desktop",)):
+        return _assumed_host("desktop")
+    if asked in (("server",), ("xeon",), ("epyc",)):
+        return _assumed_host("server")
+    return None
+
+
+def _meant(asked: Sequence[str], sheets: Sequence[Sheet]) -> list[Sheet]:
+    """Sheets the words fit: those with nothing unsaid when there are any."""
+    found: list[tuple[int, Sheet]] = []
+    for sheet in sheets:
+        fits = [unsaid(asked, words(label)) for label in (sheet.name, *sheet.also)]
+        said = [count for count in fits if count is not None]
+        if said:
+            found.append((min(said), sheet))
+    exact = [each for count, each in found if count == 0]
+    return exact or [each for _, each in found]
+
+
+def _one_variant(part: Said, sheets: list[GpuSheet], notes: list[str]) -> GpuSheet:
+    """Of several variants, the one with the memory said, else the commonest."""
+    if part.size_gb is not None:
+        fitting = [s for s in sheets if part.size_gb in s.sizes_gb or not s.sizes_gb]
+        if not fitting:
+            sizes = sorted({size for sheet in sheets for size in sheet.sizes_gb})
+            said = ", ".join(f"{size:g} GB" for size in sizes)
+            raise BadInput(
+                f"`{part.name}` comes with {said}, not {part.size_gb:g} GB",
+                hint="for a card that was changed, give its memory and bandwidth instead",
+            )
+        sheets = fitting
+    if len(sheets) == 1:
+        return sheets[0]
+    common = [sheet for sheet in sheets if sheet.commonest]
+    if not common and _differ_much(sheets):
+        names = ", ".join(f"`{short_name(s.name)}`" for s in sheets[:8])
+        raise BadInput(f"`{part.name}` could be {names}", hint="name one of them, they differ much")
+    chosen = (common or sheets)[0]
+    others = ", ".join(_difference(s) for s in sheets if s is not chosen)
+    notes.append(f"{_difference(chosen)} is meant, not {others}")
+    return chosen
+
+
+def _difference(sheet: GpuSheet) -> str:
+    return sheet.name.removeprefix(sheet.vendor).strip()
+
+
+def _differ_much(sheets: Sequence[GpuSheet]) -> bool:
+    rates = [sheet.bandwidth_bytes_per_s for sheet in sheets]
+    sizes = [size for sheet in sheets for size in sheet.sizes_gb]
+    return max(rates) > 1.25 * min(rates) or (bool(sizes) and max(sizes) > 1.25 * min(sizes))
+
+
+# --- from a sheet to a device -------------------------------------------------------------------------------
+
+
+def _target(
+    name: str,
+    gpus: Sequence[tuple[GpuSheet, Said]],
+    host: HostSheet | None,
+    ram: Ram,
+    notes: list[str],
+) -> Target:
+    if gpus and gpus[0][0].unified:
+        return _unified_target(gpus[0][0], gpus[0][1], ram, notes)
+    cards = tuple(_card(sheet, part, notes) for sheet, part in gpus for _ in range(part.count))
+    if host is None:
+        host = _assumed_host(_usual_host([sheet for sheet, _ in gpus]))
+        notes.append(f"the host: a {host.name} of {host.cores} cores")
+    if ram.bytes is None:
+        ram = replace(ram, bytes=_usual_ram_bytes(host, cards))
+        notes.append(f"{ram.bytes // GIB if ram.bytes else 0} GiB of RAM")
+    if not (ram.channels and ram.mt_per_s):
+        notes.append(_said_memory(host, ram))
+    return Target(
+        name=name,
+        host=_host(host, ram),
+        gpus=cards,
+        host_cores=host.cores,
+        cpu_features=host.features,
+        assumed=tuple(notes),
+    )
+
+
+def _said_memory(host: HostSheet, ram: Ram) -> str:
+    channels = ram.channels or host.channels
+    width = "" if host.channel_bits == 64 else f" of {host.channel_bits} bits"
+    kind = host.memory_type.removeprefix("unified ")
+    return f"{channels} channel{'s'[: channels > 1]}{width} of {kind}-{ram.mt_per_s or host.mt_per_s}"
+
+
+def _assumed_host(kind: str) -> HostSheet:
+    return next(h for h in host_sheets() if h.kind == "assumed" and h.name == kind)
+
+
+def _usual_host(sheets: Sequence[GpuSheet]) -> str:
+    if any(sheet.datacentre for sheet in sheets):
+        return "server"
+    return "laptop" if any("Mobile" in sheet.name for sheet in sheets) else "desktop"
+
+
+def _usual_ram_bytes(host: HostSheet, cards: Sequence[Device]) -> int:
+    """The middle size the host is usual with, and no less than its cards hold, in steps of 32 GiB."""
+    usual = int(host.sizes_gb[len(host.sizes_gb) // 2]) * GIB
+    step = 32 * GIB
+    return max(usual, -(-sum(card.memory_bytes for card in cards) // step) * step)
+
+
+def _host(sheet: HostSheet, ram: Ram) -> Device:
+    size = ram.bytes or int(sheet.sizes_gb[0] * GIB)
+    usable = size if sheet.vendor == "Apple" else size - size // 64
+    return Device(
+        name=sheet.name if sheet.kind != "assumed" else f"{sheet.name} processor",
+        vendor=sheet.vendor,
+        backend=Backend.CPU,
+        memory_bytes=usable,
+        free_bytes=usable,
+        bandwidth_bytes_per_s=sheet.bandwidth_bytes_per_s(ram),
+        fp32_flops_per_s=sheet.fp32_flops_per_s,
+        generation=sheet.generation,
+        source=sheet.source or "a usual machine of its kind, assumed",
+    )
+
+
+def _card(sheet: GpuSheet, part: Said, notes: list[str]) -> Device:
+    size_gb = _size_gb(sheet, part, notes)
+    shown = shown_bytes(sheet, size_gb)
+    return _device(sheet, shown, "memory as the driver shows it")
+
+
+def _size_gb(sheet: GpuSheet, part: Said, notes: list[str]) -> float:
+    if part.size_gb is not None:
+        return part.size_gb
+    size = sheet.sizes_gb[0]
+    if len(sheet.sizes_gb) > 1:
+        others = ", ".join(f"{s:g}" for s in sheet.sizes_gb[1:])
+        note = f"{size:g} GB of memory (it also comes with {others})"
+        notes.extend([note] if note not in notes else [])
+    return size
+
+
+def shown_bytes(sheet: GpuSheet, size_gb: float) -> int:
+    """Memory the driver shows of a card sold with `size_gb`; see the head of this file for the rules."""
+    if sheet.driver_bytes is not None and size_gb == sheet.sizes_gb[0]:
+        return sheet.driver_bytes
+    size = int(size_gb * GIB)
+    if sheet.vendor == "Intel":
+        return int(size * 0.944)
+    if sheet.vendor == "AMD":
+        return size - 16 * MIB
+    if sheet.datacentre and "HBM" not in sheet.memory_type:
+        return size * 15 // 16
+    return int(size * 0.995) if "Blackwell" in sheet.generation else size - 12 * MIB
+
+
+def _device(sheet: GpuSheet, memory_bytes: int, how: str) -> Device:
+    return Device(
+        name=sheet.name,
+        vendor=sheet.vendor,
+        backend=backend_of(sheet.vendor, sheet.generation),
+        memory_bytes=memory_bytes,
+        free_bytes=memory_bytes,
+        bandwidth_bytes_per_s=sheet.bandwidth_bytes_per_s,
+        fp16_flops_per_s=sheet.fp16_flops_per_s,
+        fp32_flops_per_s=sheet.fp32_flops_per_s,
+        generation=sheet.generation,
+        compute_capability=sheet.compute_capability,
+        unified=sheet.unified,
+        link_bytes_per_s=_link_bytes_per_s(sheet.bus),
+        tdp_watts=sheet.tdp_watts,
+        source=f"{sheet.source}; {how}",
+    )
+
+
+def backend_of(vendor: str, generation: str) -> Backend:
+    """The code path most people take: ROCm where AMD supports it, Vulkan on its older GPUs."""
+    if vendor == "AMD":
+        return (
+            Backend.ROCM if generation.startswith(("RDNA 2", "RDNA 3", "RDNA 4", "CDNA")) else Backend.VULKAN
+        )
+    if vendor == "Intel":
+        return (
+            Backend.SYCL
+            if generation.startswith(("Xe-HPG", "Xe2-HPG", "Generation 12.5"))
+            else Backend.VULKAN
+        )
+    return {"NVIDIA": Backend.CUDA, "Apple": Backend.METAL}.get(vendor, Backend.VULKAN)
+
+
+def _link_bytes_per_s(bus: str) -> float | None:
+    """One way, from `PCIe 4.0 x16`; NVLink-C2C moves 450 GB/s each way."""
+    if "C2C" in bus:
+        return 450e9
+    found = re.fullmatch(r"PCIe (\d)\.\d x(\d+)", bus)
+    return PCIE_LANE_BYTES_PER_S[int(found[1])] * int(found[2]) if found else None
+
+
+def _unified_target(sheet: GpuSheet, part: Said, ram: Ram, notes: list[str]) -> Target:
+    """A chip whose GPU computes from the system's memory."""
+    hosts = [h for h in host_sheets() if h.name == sheet.host]
+    host = hosts[0] if hosts else _assumed_host("laptop")
+    if part.count > 1:
+        raise BadInput(f"`{sheet.name}` shares one machine's memory: several of them are several machines")
+    if part.size_gb is None and ram.bytes is not None:
+        part = replace(part, size_gb=ram.bytes / GIB)
+    if sheet.sizes_gb:
+        size = int(_size_gb(sheet, part, notes) * GIB)
+    else:
+        size = int((part.size_gb or host.sizes_gb[0]) * GIB)
+        if part.size_gb is None:
+            notes.append(f"{size // GIB} GiB of RAM")
+    share, why = shared_share(sheet.kind, sheet.vendor, size)
+    notes.append(f"{share:.0%} of memory for the GPU ({why})")
+    name = sheet.name if sheet.name.endswith(" GB") else f"{sheet.name}, {size / GIB:g} GB"
+    own = _host(host, replace(ram, bytes=size))
+    own = replace(own, bandwidth_bytes_per_s=sheet.bandwidth_bytes_per_s)
+    return Target(
+        name=name,
+        host=own,
+        gpus=(_device(sheet, int(own.memory_bytes * share), why),),
+        host_cores=host.cores,
+        cpu_features=host.features,
+        assumed=tuple(notes),
+    )
+
+
+def shared_share(kind: str, vendor: str, memory_bytes: int) -> tuple[float, str]:
+    """Share of unified memory that its GPU may take by default, and why."""
+    if vendor == "Apple":
+        small = memory_bytes <= APPLE_SMALL_GB * GIB
+        return (2 / 3 if small else 0.75), "the default of macOS; `iogpu.wired_limit_mb` raises it"
+    return _SHARED[kind, vendor]
+
+
+# --- by figures ---------------------------------------------------------------------------------------------
+
+
+def target_custom(
+    vram_bytes: int,
+    bandwidth_bytes_per_s: float,
+    ram_bytes: int,
+    gpus: int = 1,
+    *,
+    fp16_flops_per_s: float | None = None,
+    vendor: str = "NVIDIA",
+    ram_bandwidth_bytes_per_s: float | None = None,
+) -> Target:
+    """A machine of which only figures are known; `gpus` cards alike, none when `vram_bytes` is 0.
+
+    Raises:
+        BadInput: a figure that cannot be.
+    """
+    figures = {"memory": vram_bytes + ram_bytes, "bandwidth": bandwidth_bytes_per_s}
+    for what, value in figures.items():
+        if not 0 < value < 1e16:
+            raise BadInput(f"{what} of {value:g} bytes cannot be")
+    if vram_bytes < 0 or ram_bytes < 0 or not 0 <= gpus <= MOST_DEVICES:
+        raise BadInput(f"expected sizes above zero and up to {MOST_DEVICES} GPUs")
+    backends = {"NVIDIA": Backend.CUDA, "AMD": Backend.ROCM, "Intel": Backend.SYCL, "Apple": Backend.METAL}
+    if vendor not in backends:
+        raise UnknownName("maker of GPUs", vendor, close=tuple(backends))
+    card = Device(
+        name=f"GPU of {vram_bytes / GIB:g} GiB at {bandwidth_bytes_per_s / GB:g} GB/s",
+        vendor=vendor,
+        backend=backends[vendor],
+        memory_bytes=vram_bytes,
+        free_bytes=vram_bytes,
+        bandwidth_bytes_per_s=bandwidth_bytes_per_s,
+        fp16_flops_per_s=fp16_flops_per_s,
+        source="as said",
+    )
+    cards = (card,) * (gpus if vram_bytes else 0)
+    sheet = _assumed_host("desktop")
+    ram_rate = ram_bandwidth_bytes_per_s if cards else (ram_bandwidth_bytes_per_s or bandwidth_bytes_per_s)
+    host = replace(
+        _host(sheet, Ram(ram_bytes)),
+        memory_bytes=ram_bytes,
+        free_bytes=ram_bytes,
+        bandwidth_bytes_per_s=ram_rate or sheet.bandwidth_bytes_per_s(Ram()),
+    )
+    notes = [f"the host: a desktop of {sheet.cores} cores"]
+    if cards:
+        notes.append(f"the card works like one of {vendor}")
+    if not ram_rate:
+        notes.append(_said_memory(sheet, Ram()))
+    name = f"{len(cards)}x {card.name}" if len(cards) > 1 else card.name if cards else host.name
+    return Target(name, host, cards, sheet.cores, sheet.features, assumed=tuple(notes))
+
+
+# --- this machine -------------------------------------------------------------------------------------------
+
+
+def target_here(machine: Machine, cpu_features: Sequence[str] | None = None) -> Target:
+    """This machine as probed, with the data sheets of what it holds.
+
+    Args:
+        cpu_features: instruction sets the engine's build uses; all of the processor's when not given.
+    """
+    notes: list[str] = []
+    sheet = host_sheet_of(machine.cpu)
+    gpus = tuple(
+        device for device in (_gpu_here(gpu, machine, notes) for gpu in machine.gpus) if device is not None
+    )
+    host = Device(
+        name=machine.cpu.model,
+        vendor=sheet.vendor if sheet else "",
+        backend=Backend.CPU,
+        memory_bytes=machine.memory.usable_bytes,
+        free_bytes=machine.memory.available_bytes,
+        bandwidth_bytes_per_s=sheet.bandwidth_bytes_per_s(Ram()) if sheet else None,
+        fp32_flops_per_s=_fp32_here(machine.cpu, sheet),
+        generation=sheet.generation if sheet else "",
+        source=f"{sheet.source}; memory as probed" if sheet else "as probed",
+    )
+    if sheet:
+        notes.append(f"memory of the processor: {_said_memory(sheet, Ram())}")
+    features = machine.cpu.instruction_sets if cpu_features is None else cpu_features
+    return Target(
+        name="this machine",
+        host=host,
+        gpus=gpus,
+        host_cores=machine.cpu.threads,
+        cpu_features=tuple(features),
+        probed=True,
+        assumed=tuple(notes),
+    )
+
+
+def _fp32_here(cpu: Cpu, sheet: HostSheet | None) -> float | None:
+    return cpu.threads * sheet.clock_hz * sheet.fp32_flops_per_clock if sheet else None
+
+
+def host_sheet_of(cpu: Cpu) -> HostSheet | None:
+    """The processor's sheet; None for one that is not tabled, or of which a virtual machine has a part."""
+    if cpu.virtual:
+        return None
+    board = re.search(r"\((.+)\)$", cpu.model)
+    for said in ([board[1]] if board else []) + [cpu.model]:
+        plain = re.sub(
+            r"@.*|\b\d+(st|nd|rd|th) Gen\b|\b\d+-Cores?\b|\bw/.*|\bwith\b.*|\bModel\b.*|\bRev\b.*|0(?= @)",
+            " ",
+            said,
+        )
+        asked = words(plain)
+        found = _meant(asked, host_sheets()) if says_something(asked) else []
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def _gpu_here(gpu: Gpu, machine: Machine, notes: list[str]) -> Device | None:
+    if gpu.problem or not gpu.total_bytes:
+        notes.append(f"{gpu.name} left out: {gpu.problem or 'its memory is not known'}")
+        return None
+    sheet = gpu_sheet_of(gpu, machine.memory.total_bytes)
+    free = gpu.total_bytes if gpu.free_bytes is None else gpu.free_bytes
+    if sheet is None:
+        notes.append(f"{gpu.name} is not in the table of devices: its speed is not known")
+        backend = backend_of(gpu.vendor, "")
+        return Device(gpu.name, gpu.vendor, backend, gpu.total_bytes, free, source="as probed")
+    device = _device(sheet, gpu.total_bytes, "memory as probed")
+    capability = gpu.compute_capability or device.compute_capability
+    return replace(device, name=gpu.name, free_bytes=free, compute_capability=capability)
+
+
+def gpu_sheet_of(gpu: Gpu, ram_bytes: int) -> GpuSheet | None:
+    """The sheet of a GPU as its driver names it; of several variants the one nearest in memory."""
+    asked = words(gpu.name)
+    found = _meant(asked, gpu_sheets()) if says_something(asked) else []
+    if not found:
+        return None
+    size_gb = (ram_bytes if found[0].unified else gpu.total_bytes or 0) / GIB
+
+    def misfit(sheet: GpuSheet) -> tuple[float, bool]:
+        gaps = [abs(size - size_gb) for size in sheet.sizes_gb]
+        return round(min(gaps, default=0.0) / 2), not sheet.commonest
+
+    return min(found, key=misfit)
+
+
+def known_names() -> tuple[str, ...]:
+    """Every device that can be named, as people say it."""
+    return tuple(short_name(sheet.name) for sheet in _sheets() if sheet.kind != "assumed")
+
+
+def _sheets() -> tuple[GpuSheet | HostSheet, ...]:
+    return gpu_sheets() + host_sheets()
