@@ -74,6 +74,10 @@ class GpuSheet:
     source: str
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        return (self.name, *self.also)
+
+    @property
     def unified(self) -> bool:
         return self.kind != "gpu"
 
@@ -107,6 +111,10 @@ class HostSheet:
     sizes_gb: tuple[float, ...]
     also: tuple[str, ...]
     source: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (self.name, *self.also)
 
     @property
     def fp32_flops_per_s(self) -> float:
@@ -254,7 +262,7 @@ def _sheet(part: Said, notes: list[str]) -> GpuSheet | HostSheet:
         raise BadInput(f"`{part.name}` could be {names}", hint="name one of them")
     if hosts:
         return hosts[0]
-    close = close_names(part.name, (label for sheet in _sheets() for label in (sheet.name, *sheet.also)))
+    close = close_names(part.name, (label for sheet in _sheets() for label in sheet.labels))
     raise UnknownName(
         "device", part.name, close=close, hint=None if close else "give its memory and bandwidth instead"
     )
@@ -273,7 +281,7 @@ def _meant(asked: Sequence[str], sheets: Sequence[Sheet]) -> list[Sheet]:
     """Sheets the words fit: those with nothing unsaid when there are any."""
     found: list[tuple[int, Sheet]] = []
     for sheet in sheets:
-        fits = [unsaid(asked, words(label)) for label in (sheet.name, *sheet.also)]
+        fits = [unsaid(asked, words(label)) for label in sheet.labels]
         said = [count for count in fits if count is not None]
         if said:
             found.append((min(said), sheet))
