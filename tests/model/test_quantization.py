@@ -6,14 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from weigh.errors import UnknownName
+from weigh.errors import NotSupported, UnknownName
 from weigh.model.catalog import catalog
 from weigh.model.config import spec_from_config
 from weigh.model.ggml_types import GgmlType
-from weigh.model.quantization import ALL_RECIPES, RECIPES, file_bytes, quantize
+from weigh.model.quantization import (
+    ALL_RECIPES,
+    KV_CACHE_TYPES,
+    NEED_MATRIX,
+    RECIPES,
+    file_bytes,
+    quantize,
+)
 from weigh.model.spec import ModelSpec
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "quantizer_types.json").read_text())["cases"]
+
+ALIASES = {"Q3_K", "Q4_K", "Q5_K"}
 
 LLAMA = {
     "model_type": "llama",
@@ -26,20 +35,32 @@ LLAMA = {
 }
 
 
-def formats(spec: ModelSpec) -> dict[str, dict[str, list[int]]]:
-    """Role -> format -> layers, as the record has them: without the F32 tensors."""
+def formats(spec: ModelSpec) -> dict[str, str]:
+    """Role -> "FORMAT LAYERS, ...", as the record has them: without the F32 tensors."""
     roles: dict[str, dict[str, list[int]]] = {}
     for group in spec.tensors:
-        if group.type is not GgmlType.F32:
-            roles.setdefault(group.name, {})[group.type.name] = list(group.layers)
-    return roles
+        roles.setdefault(group.name, {}).setdefault(group.type.name, []).extend(group.layers)
+    return {
+        role: ", ".join(" ".join(map(str, (type, *sorted(found[type])))) for type in sorted(found))
+        for role, found in roles.items()
+        if found.keys() != {"F32"}
+    }
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("case", RECORDED, ids=lambda case: re.sub(r"\W+", "-", case["name"]))
-def test_every_tensor_gets_the_format_the_quantizer_gives_it(case, recipe):
-    spec = quantize(spec_from_config(case["name"], case["config"]), recipe)
-    assert formats(spec) == case["types"][recipe]
+def test_every_tensor_gets_the_format_the_quantizer_gives_it(case):
+    spec = spec_from_config(case["name"], case["config"])
+    makings = {making for answers in case["types"].values() for names in answers.values() for making in names}
+    recorded = {making.removesuffix(" imatrix") for making in makings}
+    # Q1_0 is refused for some widths, and whole numbers of bytes cannot be asked for with quantized experts
+    assert set(ALL_RECIPES) - ALIASES - recorded <= {"Q1_0", "F32", "F16", "BF16"}
+    ours = {
+        making: formats(quantize(spec, making.split()[0], imatrix=making.endswith("imatrix")))
+        for making in makings
+    }
+    for role, answers in case["types"].items():
+        for answer, names in answers.items():
+            assert {making: ours[making].get(role) for making in names} == dict.fromkeys(names, answer)
 
 
 def test_a_quantized_spec_says_so_and_has_the_same_weights():
@@ -66,7 +87,56 @@ def test_experts_that_come_in_four_bits_keep_them():
 
 def test_an_unknown_recipe_is_refused_with_close_names():
     with pytest.raises(UnknownName, match="Q4_K_M"):
-        quantize(spec_from_config("small", LLAMA), "Q4_K")
+        quantize(spec_from_config("small", LLAMA), "Q4_KM")
+
+
+@pytest.mark.parametrize("recipe", ["UD-Q4_K_XL", "UD-IQ2_M", "Q4_K_XL", "Q8_K_XL"])
+def test_mixes_made_by_hand_are_told_from_unknown_names(recipe):
+    with pytest.raises(NotSupported, match="tensor by tensor"):
+        quantize(spec_from_config("small", LLAMA), recipe)
+
+
+def test_other_names_of_a_recipe_are_the_recipe():
+    spec = quantize(spec_from_config("small", LLAMA), "Q4_K")
+    assert spec == quantize(spec_from_config("small", LLAMA), "Q4_K_M")
+
+
+def test_wide_ends_cost_what_the_embedding_and_the_output_grow_by():
+    # 512 tokens of 256: 131,072 weights, Q4_K (4.5 bits) to Q8_0 (8.5), and Q6_K (6.5625 bits) to Q8_0
+    spec = spec_from_config("small", LLAMA)
+    grown = quantize(spec, "Q4_K_L").tensor_bytes - quantize(spec, "Q4_K_M").tensor_bytes
+    assert grown == 131_072 * (4 + 1.9375) / 8
+
+
+def test_an_importance_matrix_guards_the_first_layers_of_q4_0_and_frees_those_of_iq4_xs():
+    # the first eighth of 16 layers: two matrices of 512 x 256 at 5 bits instead of 4.5, 4.25 instead of 5.5
+    spec = spec_from_config("small", LLAMA)
+    for recipe, bits in (("Q4_0", 0.5), ("IQ4_XS", -1.25)):
+        with_matrix = quantize(spec, recipe, imatrix=True).tensor_bytes
+        assert with_matrix - quantize(spec, recipe).tensor_bytes == 2 * 512 * 256 * bits / 8
+
+
+def test_recipes_that_need_a_matrix_are_made_with_one():
+    spec = spec_from_config("small", LLAMA)
+    for recipe in NEED_MATRIX:
+        assert quantize(spec, recipe) == quantize(spec, recipe, imatrix=True)
+
+
+def test_a_width_that_nothing_replaces_is_refused():
+    narrow = spec_from_config("narrow", LLAMA | {"hidden_size": 288, "num_key_value_heads": 8})
+    with pytest.raises(NotSupported, match="288"):
+        quantize(narrow, "Q1_0")
+
+
+def test_a_known_header_takes_the_place_of_the_estimate():
+    spec = quantize(spec_from_config("small", LLAMA), "Q8_0")
+    assert file_bytes(spec, header_bytes=1000) == spec.tensor_bytes + 1024
+
+
+def test_kv_cache_types_are_those_the_server_accepts():
+    assert [t.name for t in KV_CACHE_TYPES] == [
+        *("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
+    ]
 
 
 def test_recipes_go_from_large_to_small():
