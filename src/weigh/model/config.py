@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from weigh.errors import BadFile, BadInput, NotSupported
 from weigh.model.architectures import FAMILIES, Draft, Fields
+from weigh.model.json_object import json_object
 from weigh.model.mixers import mixers
+from weigh.model.source import LocalFile
 from weigh.model.spec import ModelSpec
 
 MOST_CONFIG_BYTES = 8 << 20  # real ones are a few KiB; those with per-layer rope factors some 100
@@ -23,28 +24,23 @@ def read_config(path: Path) -> ModelSpec:
     """
     path = path / "config.json" if path.is_dir() else path
     try:
-        return spec_from_config(path.absolute().parent.name or path.stem, _read_object(path))
+        return spec_from_config(path.absolute().parent.name or path.stem, config_fields(path))
     except (BadFile, NotSupported):
         raise
     except BadInput as error:
         raise BadFile(path, error.message) from error
 
 
-def _read_object(path: Path) -> Mapping[str, object]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MOST_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise BadFile(path, f"cannot be read ({error.strerror})") from error
-    if len(data) > MOST_CONFIG_BYTES:
-        raise BadFile(path, f"longer than {MOST_CONFIG_BYTES >> 20} MiB, not a config")
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadFile(path, "is not JSON a config could be") from error
-    if not isinstance(values, dict):
-        raise BadFile(path, "holds no JSON object")
-    return values
+def config_fields(path: Path, *, most_bytes: int = MOST_CONFIG_BYTES) -> dict[str, object]:
+    """The fields of a `config.json` or of another JSON file beside it.
+
+    Raises:
+        BadFile: it cannot be read, or holds no JSON object as a config is.
+    """
+    with LocalFile(path, kind="config") as file:
+        if file.size_bytes > most_bytes:
+            raise BadFile(path, f"longer than {most_bytes >> 20} MiB, not a config")
+        return json_object(path, file.read(0, most_bytes), what="it")
 
 
 def spec_from_config(name: str, config: Mapping[str, object]) -> ModelSpec:
@@ -54,7 +50,7 @@ def spec_from_config(name: str, config: Mapping[str, object]) -> ModelSpec:
         BadInput: a needed field is missing, or no model can have its value.
         NotSupported: an architecture weigh does not know, named in the message.
     """
-    fields = Fields(name, _text_part(config))
+    fields = Fields(name, text_part(config))
     model_type = fields.text("model_type")
     if not model_type:
         raise BadInput(f"{name}: `model_type` is missing from the config")
@@ -63,7 +59,7 @@ def spec_from_config(name: str, config: Mapping[str, object]) -> ModelSpec:
     return _spec(name, FAMILIES[model_type](fields))
 
 
-def _text_part(config: Mapping[str, object]) -> Mapping[str, object]:
+def text_part(config: Mapping[str, object]) -> Mapping[str, object]:
     """Configs of models that also see or hear nest the language model's fields; the inner ones win."""
     inner = config.get("text_config")
     return {**config, **inner} if isinstance(inner, dict) else config

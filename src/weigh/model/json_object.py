@@ -32,7 +32,7 @@ def json_object(path: Path, data: bytes, *, what: str) -> dict[str, object]:
     except _Twice as error:
         raise BadFile(path, f"{what} says {error} twice") from None
     except (ValueError, RecursionError):
-        raise BadFile(path, f"{what} is not JSON as it should be") from None
+        raise BadFile(path, f"{what} is not JSON") from None
     if not isinstance(value, dict):
         raise BadFile(path, f"{what} is no JSON object")
     return value

@@ -15,13 +15,18 @@ class StoredType(Enum):
     """A format as (weights of a block, bytes of a block), with the interface of `GgmlType`.
 
     Source: safetensors' dtypes; AutoAWQ and GPTQ pack eight 4-bit weights into an int32; bitsandbytes packs
-    two NF4 weights into a byte; OCP MX and NVFP4 pack two E2M1 weights into a byte.
+    two NF4 weights into a byte; OCP MX and NVFP4 pack two E2M1 weights into a byte. Widths that do not divide
+    a word (GPTQ's 3 bits, MLX's 3, 5 and 6) run on from one word into the next.
     """
 
     FP8_E4M3 = (1, 1)
     FP8_E5M2 = (1, 1, "e5m2")
     INT8 = (1, 1, "int8")
+    INT6 = (4, 3)
+    INT5 = (8, 5)
     INT4 = (2, 1)
+    INT3 = (8, 3)
+    INT2 = (4, 1)
     NF4 = (2, 1, "nf4")
     FP4 = (2, 1, "fp4")
 
