@@ -113,24 +113,35 @@ def compute_bytes(graph: Graph, settings: Settings, cells: Cells) -> int:
 
     Source: llama-context.cpp `sched_reserve` and `graph_reserve`; llama-graph.cpp `build_attn_inp_kq_mask`.
     """
-    sequences = settings.parallel
-    tokens = -(-ubatch_tokens(settings) // sequences) * sequences
-    batch = Batch(
-        tokens=tokens,
-        rows=min(tokens, sequences),
-        sequences=sequences,
-        key_rotation=graph.key_rotation if settings.kv_type_k.quantized else 0,
-        value_rotation=graph.value_rotation if settings.kv_type_v.quantized else 0,
-    )
-    sizes = {
-        sliding: aligned(F16 * n * tokens) for sliding, n in ((False, cells.full), (True, cells.sliding))
-    }
+    batch = largest_batch(graph, settings)
+    sizes = mask_bytes(batch, cells)
     last = _last_readers(graph.layers)
     lasting = sum(sizes[sliding] for sliding, index in last.items() if index == len(graph.layers) - 1)
     passing = tuple(
         (index, sizes[sliding]) for sliding, index in last.items() if index < len(graph.layers) - 1
     )
     return lasting + _peak(graph, batch, passing, len(last))
+
+
+def largest_batch(graph: Graph, settings: Settings) -> Batch:
+    """What the engine lays out buffers for: a full micro-batch, of equal parts of all sequences."""
+    sequences = settings.parallel
+    tokens = -(-ubatch_tokens(settings) // sequences) * sequences
+    return Batch(
+        tokens=tokens,
+        rows=min(tokens, sequences),
+        sequences=sequences,
+        key_rotation=graph.key_rotation if settings.kv_type_k.quantized else 0,
+        value_rotation=graph.value_rotation if settings.kv_type_v.quantized else 0,
+    )
+
+
+def mask_bytes(batch: Batch, cells: Cells) -> dict[bool, int]:
+    """Bytes of the attention mask of full layers, and of sliding ones (True)."""
+    return {
+        sliding: aligned(F16 * n * batch.tokens)
+        for sliding, n in ((False, cells.full), (True, cells.sliding))
+    }
 
 
 def _last_readers(layers: tuple[Layer, ...]) -> dict[bool, int]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from weigh.model.spec import Mixer, MixerKind, ModelSpec, TensorGroup
 
@@ -13,6 +13,7 @@ REPEATS_KEPT = 3  # where tensors lie repeats from layer to layer after the seco
 PER_LAYER_EMBEDDING = "per_layer_token_embd.weight"
 ALTUP_STREAMS = 6  # fitted to the engine's figures for Gemma 3n, which are met to 6 %
 MULTIMODAL_POSITIONS = 4  # ggml.h GGML_MROPE_SECTIONS
+Kind = TypeVar("Kind", bound=Hashable)
 
 
 class Attention(NamedTuple):
@@ -151,16 +152,20 @@ _REMEMBERED = 4096
 _graphs: dict[object, Graph] = {}  # by shape: the recipes of one model share a graph
 
 
-def _graph(spec: ModelSpec) -> Graph:
+def layers_of(spec: ModelSpec) -> tuple[Layer, ...]:
+    """Every layer, in order, where `Graph.layers` holds a few of each kind."""
     by_layer = _roles(spec)
     mixer_of = {layer: mixer for mixer in spec.mixers for layer in mixer.layers}
     iswa = any(m.kind is MixerKind.SLIDING for m in spec.mixers)
-    layers = [_layer(spec, by_layer[i], mixer_of[i], iswa) for i in range(spec.layers)]
+    return tuple(_layer(spec, by_layer[i], mixer_of[i], iswa) for i in range(spec.layers))
+
+
+def _graph(spec: ModelSpec) -> Graph:
     rotations = _rotations(spec)
     return Graph(
         hidden=spec.hidden,
         vocab=spec.vocab,
-        layers=_representatives(layers),
+        layers=representatives(layers_of(spec)),
         positions=MULTIMODAL_POSITIONS if "rope.dimension_sections" in spec.hyper else 1,
         key_rotation=rotations[0],
         value_rotation=rotations[1],
@@ -188,8 +193,9 @@ def _roles(spec: ModelSpec) -> list[dict[str, tuple[int, ...]]]:
     return by_layer
 
 
-def _representatives(layers: list[Layer]) -> tuple[Layer, ...]:
-    seen: dict[Layer, int] = {}
+def representatives(layers: Sequence[Kind]) -> tuple[Kind, ...]:
+    """The first few of each kind, and the last ones."""
+    seen: dict[Kind, int] = {}
     kept = []
     for index, layer in enumerate(layers):
         seen[layer] = seen.get(layer, 0) + 1
