@@ -121,7 +121,7 @@ def test_a_folder_with_one_model_stands_for_it(tmp_path: Path) -> None:
 def test_a_folder_with_several_models_asks_which(tmp_path: Path) -> None:
     for name in ("a", "b"):
         llama_file().write(tmp_path / f"{name}.gguf")
-    with pytest.raises(BadInput, match=r"holds 2 GGUF models: `a.gguf`, `b.gguf`"):
+    with pytest.raises(BadInput, match=r"holds 2 GGUF models: `a.gguf` 0\.\d MiB, `b.gguf`"):
         resolve(str(tmp_path))
 
 

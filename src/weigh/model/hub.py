@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from weigh.errors import BadFile, BadInput, NotSupported, Unreachable
-from weigh.model.checkpoint import INDEX_NAME, shard_names, spec_from_checkpoint
+from weigh.model.checkpoint import INDEX_NAME, adapter_message, shard_names, spec_from_checkpoint
 from weigh.model.gguf import printable, read_gguf
-from weigh.model.hub_cache import HubReference, hub_home, hub_reference
+from weigh.model.hub_cache import HubReference, hub_home, hub_reference, snapshot
 from weigh.model.json_object import json_object
 from weigh.model.remote import Refusal, RemoteFile, Web
 from weigh.model.safetensors import Header, read_header
@@ -218,15 +218,27 @@ def read_hub(reference: HubReference, progress: Progress | None = None) -> Model
         SeveralModels, UnknownName: no GGUF model was chosen, or one that is not there.
         NotSupported: it holds weights in no format that weigh reads.
     """
-    found = repository(reference)
+    try:
+        found = repository(reference)
+    except Unreachable as error:
+        raise _with_part(error, reference) from error
     variants = gguf_variants(found.sizes_bytes)
     shards = [name for name in found.sizes_bytes if name.endswith(".safetensors")]
     if variants and (reference.choice or len(variants) == 1 or not shards):
-        variant = picked(variants, reference.choice, str(reference), typed=f"hf:{reference}")
+        variant = picked(variants, reference.choice, str(reference), typed=f"hf:{reference}:")
         return replace(read_gguf(found.path(variant.name), found), name=reference.repo, file=None)
     if shards:
         return _checkpoint(found, progress)
     return _from_config(found)
+
+
+def _with_part(error: Unreachable, reference: HubReference) -> Unreachable:
+    """The error, with what the cache holds of a download that did not end."""
+    part = snapshot(reference.repo, reference.revision)
+    if part is None or not (part.missing or part.unfinished_bytes):
+        return error
+    said = f"{len(part.missing)} files are missing" if part.missing else "it did not end"
+    return Unreachable(f"{error.message}; of its download to the cache {said}", hint=error.hint)
 
 
 def _from_config(found: Repository) -> ModelSpec:
@@ -243,8 +255,8 @@ def _from_config(found: Repository) -> ModelSpec:
 
 def _checkpoint(found: Repository, progress: Progress | None) -> ModelSpec:
     config, index = found.json("config.json"), found.json(INDEX_NAME)
-    if config is None and "adapter_config.json" in found.sizes_bytes:
-        raise NotSupported(f"{found.reference} is an adapter, not a model by itself")
+    if config is None and (adapter := found.json("adapter_config.json")) is not None:
+        raise NotSupported(adapter_message(str(found.reference), adapter))
     return spec_from_checkpoint(
         found.reference.repo,
         config or {},
@@ -259,6 +271,7 @@ def _shards(found: Repository, index: Mapping[str, object] | None) -> Sequence[s
     if index is not None:
         return shard_names(found.path(INDEX_NAME), index)
     names = [name for name in found.sizes_bytes if name.endswith(".safetensors") and "/" not in name]
+    names = [name for name in names if not name.startswith("consolidated")] or names  # Mistral's second copy
     if "model.safetensors" in names:
         return ["model.safetensors"]
     if len(names) != 1:

@@ -14,13 +14,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from weigh.errors import BadInput
+from weigh.errors import BadInput, UnknownName
 from weigh.model.folder import sizes_below
-from weigh.model.gguf import printable
+from weigh.model.gguf import printable, read_gguf
+from weigh.model.json_object import MOST_BYTES, json_object
+from weigh.model.source import LocalFile
+from weigh.model.spec import ModelSpec
+from weigh.model.variants import gguf_variants, picked
 
 _FOLDER = "models--"
 _COMMIT = r"[0-9a-f]{40}"
@@ -101,6 +105,27 @@ class Snapshot:
         """Its files by name; links out of the repository's own folder are passed over."""
         return sizes_below(self.folder, inside=self.folder.parent.parent)
 
+    @cached_property
+    def shards(self) -> tuple[str, ...]:
+        """The safetensors files that are there."""
+        return tuple(name for name in self.sizes_bytes if name.endswith(".safetensors") and "/" not in name)
+
+    @cached_property
+    def missing(self) -> tuple[str, ...]:
+        """The safetensors files that its index names and that did not come.
+
+        Raises:
+            BadFile: the index is damaged.
+        """
+        from weigh.model.checkpoint import INDEX_NAME, shard_names
+
+        if INDEX_NAME not in self.sizes_bytes:
+            return ()
+        with LocalFile(self.folder / INDEX_NAME) as file:
+            data = file.read(0, min(file.size_bytes, MOST_BYTES + 1))
+        named = shard_names(self.folder / INDEX_NAME, json_object(self.folder / INDEX_NAME, data, what="it"))
+        return tuple(name for name in named if name not in self.sizes_bytes)
+
 
 def cached_repositories(cache: Path | None = None) -> list[str]:
     """Ids of the models' repositories in the cache, in alphabetical order."""
@@ -126,6 +151,30 @@ def snapshot(repo: str, revision: str = "main", cache: Path | None = None) -> Sn
         return Snapshot(repo, commit, found, _unfinished_bytes(folder))
     except (OSError, ValueError):
         return None
+
+
+def read_cached(reference: HubReference, cache: Path | None = None) -> ModelSpec | None:
+    """The model that was downloaded from a repository; None when the whole of it is not there.
+
+    Raises:
+        BadFile: what is there is damaged.
+        SeveralModels: several GGUF models are there, and `choice` picks none.
+        NotSupported: it holds weights in no format that weigh reads.
+    """
+    found = snapshot(reference.repo, reference.revision, cache)
+    if found is None:
+        return None
+    if variants := [v for v in gguf_variants(found.sizes_bytes) if not v.missing]:
+        try:
+            variant = picked(variants, reference.choice, str(reference), typed=f"hf:{reference}:")
+        except UnknownName:  # the hub may hold it
+            return None
+        return replace(read_gguf(found.folder / variant.name), name=reference.repo)
+    if not found.shards or found.missing:
+        return None
+    from weigh.model.checkpoint import read_checkpoint
+
+    return replace(read_checkpoint(found.folder), name=reference.repo)
 
 
 def _commit(folder: Path, revision: str) -> str | None:

@@ -1,4 +1,7 @@
-"""From what a person types to a model: a path, a hub id, or a name that is nearly one.
+"""From what a person types to a model: a path, a place and a name in it, or a name that is nearly one.
+
+`ollama:`, `lmstudio:` and `hf:` say the place. A name without one is looked up in the catalog, and only when
+that knows nothing like it in the Hugging Face cache: what a name means must not change with a download.
 
 People type `llama-3.1-8b` for `meta-llama/Llama-3.1-8B-Instruct`, and `gpt-oss:20b` as other tools have
 it. So names are compared without organisation, case and punctuation, then without words that say little.
@@ -7,15 +10,18 @@ it. So names are compared without organisation, case and punctuation, then witho
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weigh.errors import BadInput, NotSupported, UnknownName
+from weigh.model.folder import sizes_below
 from weigh.model.ggml_types import GgmlType
-from weigh.model.gguf import SPLIT_NAME, printable, read_gguf
+from weigh.model.gguf import printable, read_gguf
 from weigh.model.spec import ModelSpec
+from weigh.model.variants import gguf_variants, picked
 
 # A GGUF file needs neither catalog nor architectures nor recipes, so these are imported where names are.
 if TYPE_CHECKING:
@@ -33,26 +39,36 @@ _RECIPE_LIKE = r"(?i)(i?q|tq)\d.*|b?f(16|32)|mxfp.*"
 def resolve(name: str) -> ModelSpec:
     """The model meant by a path or a name, with an optional recipe: `qwen2.5-coder-7b:Q5_K_M`.
 
-    A path is a GGUF file, a `config.json`, or a folder with one model in it. A catalog model named without
-    a recipe is Q4_K_M, or the mix it is published in when that is quantized already (gpt-oss).
+    A path is a GGUF file, a `config.json`, or a folder with one model in it, or with several GGUF models
+    of which the recipe picks one. A catalog model named without a recipe is Q4_K_M, or the mix it is
+    published in when that is quantized already (gpt-oss).
 
     Raises:
         UnknownName: no model or recipe of that name; close ones are attached.
         BadInput: a path that does not exist, or that holds no model or several.
         NotSupported: a recipe for a file that is quantized already.
+        Unreachable: a model of the hub that is not in the cache, when the hub does not give it.
     """
     if not name.strip():
         raise BadInput("no model was named")
+    place, colon, rest = name.strip().partition(":")
+    if colon and (found_in := _PLACES.get(place.lower())):
+        return found_in(rest)
     if (found := _at_path(name)) is not None:
         return found
     bare, recipe = _recipe_apart(name)
-    if recipe and (found := _at_path(bare)) is not None:
+    if recipe and (found := _at_path(bare, recipe)) is not None:
         return _requantized(found, recipe)
     if _looks_like_path(bare):
         raise BadInput(f"`{printable(bare)}` does not exist")
     from weigh.model.quantization import quantize
 
-    spec = _entry(bare).spec()
+    entry = _entry(bare)
+    if entry is None:
+        if (cached := _of_cache(name)) is not None:
+            return cached
+        raise _unknown(bare)
+    spec = entry.spec()
     return quantize(spec, recipe or _default_recipe(spec))
 
 
@@ -64,9 +80,79 @@ def _default_recipe(spec: ModelSpec) -> str:
 def _requantized(spec: ModelSpec, recipe: str) -> ModelSpec:
     from weigh.model.quantization import quantize
 
+    if spec.quantization == recipe:
+        return spec
     if any(tensor.type.quantized for tensor in spec.tensors):
         raise NotSupported(f"{spec.name} is {spec.quantization} already; it cannot be made {recipe} again")
     return quantize(spec, recipe)
+
+
+# --- places ------------------------------------------------------------------------------------------
+
+
+def _of_ollama(typed: str) -> ModelSpec:
+    from weigh.model.ollama import read_ollama
+
+    return read_ollama(typed)
+
+
+def _of_lm_studio(typed: str) -> ModelSpec:
+    from weigh.model.lm_studio import lm_studio_model
+
+    model_id, _, choice = typed.strip().partition(":")
+    model = lm_studio_model(model_id)
+    variants = gguf_variants(model.sizes_bytes)
+    if not variants:
+        from weigh.model.checkpoint import read_checkpoint
+
+        return _with_recipe(replace(read_checkpoint(model.folder), name=model.id), choice)
+    variant = picked(variants, choice, model.id, typed=f"lmstudio:{model.id}:")
+    return replace(read_gguf(model.folder / variant.name), name=model.id)
+
+
+def _of_hub(typed: str) -> ModelSpec:
+    """From the cache when the whole model is there, else from the hub."""
+    from weigh.model.hub_cache import hub_reference, read_cached
+
+    reference = hub_reference(typed)
+    spec = read_cached(reference)
+    if spec is None:
+        from weigh.model.hub import read_hub
+
+        spec = read_hub(reference)
+    return spec if spec.format == "gguf" else _with_recipe(spec, reference.choice)
+
+
+def _of_cache(typed: str) -> ModelSpec | None:
+    from weigh.model.hub_cache import hub_reference, read_cached
+
+    try:
+        reference = hub_reference(typed)
+    except BadInput:
+        return None
+    spec = read_cached(reference)
+    if spec is None or spec.format == "gguf":
+        return spec
+    return _with_recipe(spec, reference.choice)
+
+
+_PLACES: Mapping[str, Callable[[str], ModelSpec]] = {
+    "ollama": _of_ollama,
+    "lmstudio": _of_lm_studio,
+    "hf": _of_hub,
+}
+
+
+def _with_recipe(spec: ModelSpec, choice: str) -> ModelSpec:
+    """A checkpoint at another quantization than it is stored in."""
+    if not choice:
+        return spec
+    from weigh.model.quantization import ALL_RECIPES
+
+    recipe = choice.upper()
+    if recipe not in ALL_RECIPES:
+        raise UnknownName("quantization", printable(choice), close=_close(recipe, ALL_RECIPES, 0.4))
+    return _requantized(spec, recipe)
 
 
 # --- paths -------------------------------------------------------------------------------------------
@@ -81,31 +167,31 @@ def _looks_like_path(name: str) -> bool:
     )
 
 
-def _at_path(name: str) -> ModelSpec | None:
-    """The model at a path; None when nothing is there, or a folder without model that may be a name."""
+def _at_path(name: str, choice: str = "") -> ModelSpec | None:
+    """The model at a path; None when nothing is there, or a folder without model that may be a name.
+
+    `choice` picks among several GGUF models of a folder.
+    """
     try:
         path = Path(name).expanduser()
         is_folder, exists = path.is_dir(), path.exists()
     except (OSError, ValueError, RuntimeError):  # too long, with a zero byte, or nobody's home: no path
         return None
     if is_folder:
-        return _in_folder(path, needed=_looks_like_path(name))
+        return _in_folder(path, choice, needed=_looks_like_path(name))
     if not exists:
         return None
     return _config(path) if path.suffix == ".json" and path.is_file() else read_gguf(path)
 
 
-def _in_folder(folder: Path, *, needed: bool) -> ModelSpec | None:
+def _in_folder(folder: Path, choice: str, *, needed: bool) -> ModelSpec | None:
     try:
-        models = _gguf_models(folder)
         has_config = (folder / "config.json").is_file()
     except OSError as error:
         raise BadInput(f"{folder}: cannot be read ({error.strerror})") from error
-    if len(models) > 1:
-        said = ", ".join(f"`{printable(path.name)}`" for path in models[:3])
-        raise BadInput(f"{folder} holds {len(models)} GGUF models: {said}", hint="name one of them")
-    if models:
-        return read_gguf(models[0])
+    if models := gguf_variants(sizes_below(folder, 0)):
+        variant = models[0] if len(models) == 1 else picked(models, choice, str(folder), typed=f"{folder}/")
+        return read_gguf(folder / variant.name)
     if has_config:
         return _config(folder)
     if needed:
@@ -117,16 +203,6 @@ def _config(path: Path) -> ModelSpec:
     from weigh.model.config import read_config
 
     return read_config(path)
-
-
-def _gguf_models(folder: Path) -> list[Path]:
-    """One path per model: the first part there is of a split one; projectors left out."""
-    models: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.gguf")):
-        if not path.name.lower().startswith("mmproj"):
-            split = SPLIT_NAME.fullmatch(path.name)
-            models.setdefault(split[1] if split else path.name, path)
-    return list(models.values())
 
 
 # --- names -------------------------------------------------------------------------------------------
@@ -146,7 +222,7 @@ def _recipe_apart(name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def _entry(name: str) -> CatalogEntry:
+def _entry(name: str) -> CatalogEntry | None:
     """The catalog's model of that name: the first way of comparing that finds any decides."""
     from weigh.model.catalog import catalog
 
@@ -162,20 +238,30 @@ def _entry(name: str) -> CatalogEntry:
     for way in ways if plain else ():
         if found := list(filter(way, catalog())):
             return min(found, key=_preference)
-    return _only_one_beginning(words, name)
+    return _only_one_beginning(words)
 
 
-def _only_one_beginning(words: list[str], name: str) -> CatalogEntry:
+def _only_one_beginning(words: list[str]) -> CatalogEntry | None:
     """`qwq` or `llama-4-scout`: a beginning that only one model has."""
     from weigh.model.catalog import catalog
 
     begun = _without_fillers(words)
     found = [e for e in catalog() if begun and _essential(_words(e.id))[: len(begun)] == begun]
-    if len(found) == 1:
-        return found[0]
-    ids = {"".join(_without_fillers(_words(e.id))): e.id.rpartition("/")[2] for e in catalog()}
-    keys = _close("".join(begun), ids, 0.5)
-    raise UnknownName("model", printable(name), close=[ids[key] for key in keys])
+    return found[0] if len(found) == 1 else None
+
+
+def _unknown(name: str) -> UnknownName:
+    """With the closest names of the catalog and of the Hugging Face cache."""
+    from weigh.model.catalog import catalog
+    from weigh.model.hub_cache import cached_repositories
+
+    ids = {_plain(e.id): e.id.rpartition("/")[2] for e in catalog()}
+    ids |= {_plain(repo): f"hf:{repo}" for repo in cached_repositories() if _plain(repo) not in ids}
+    return UnknownName("model", printable(name), close=[ids[key] for key in _close(_plain(name), ids, 0.5)])
+
+
+def _plain(name: str) -> str:
+    return "".join(_without_fillers(_words(name)))
 
 
 def _close(name: str, names: Iterable[str], cutoff: float) -> list[str]:

@@ -93,7 +93,7 @@ def _said_quantization(stem: str) -> str:
 def picked(variants: Sequence[GgufVariant], choice: str, place: str, *, typed: str) -> GgufVariant:
     """The variant that `choice` (a quantization or a file name) means, or the only one there is.
 
-    `typed` is what a person typed for the place, to show how a choice is written.
+    `typed` is how a choice begins, to show how it is written: `hf:ORG/NAME:`, or a folder with its slash.
 
     Raises:
         SeveralModels: nothing was chosen, or several are called that.
@@ -103,7 +103,8 @@ def picked(variants: Sequence[GgufVariant], choice: str, place: str, *, typed: s
     if not found:
         found = [variant for variant in variants if variant.quantization == f"UD-{choice.upper()}"]
     if len(found) > 1:
-        raise SeveralModels(place, found, hint=f"choose one: `{typed}:{_telling(found[0], found)}`")
+        said = found[0].name if typed.endswith("/") else _telling(found[0], found)
+        raise SeveralModels(place, found, hint=f"choose one: `{typed}{printable(said)}`")
     if not found:
         labels = [_telling(variant, variants) for variant in variants]
         raise UnknownName(f"GGUF model of {place}", printable(choice), close=_closest(choice, labels))
