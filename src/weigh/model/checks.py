@@ -10,14 +10,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from weigh import units
+from weigh.errors import BadInput
+from weigh.model.ggml_types import GgmlType
 from weigh.model.gguf import printable
-from weigh.model.safetensors import Header
 from weigh.model.spec import MixerKind, ModelSpec, TensorGroup
 from weigh.model.stored_types import NumberFormat
+
+if TYPE_CHECKING:
+    from weigh.model.safetensors import Header
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,8 @@ def contradictions(spec: ModelSpec, said: Said | None = None) -> tuple[str, ...]
 # `7B`, `1.5b`, `1_6b`, `135M`, `8x7B`, `A3B`; not `E4B` (Gemma's effective size) nor `4bit`.
 _SIZE = re.compile(r"(?<![a-z0-9.])(?:(\d{1,3})x)?(a?)(\d{1,4}(?:[._]\d{1,2})?)([bmt])(?![a-z0-9])", re.I)
 _UNITS = {"m": 1e6, "b": 1e9, "t": 1e12}
-# Gemma 2's "2b" holds 2.6 billion, MiniCPM's 2.7; Mixtral's 8x7B shares all but its experts: 46.7.
-_LEAST_OF_SAID, _MOST_OF_SAID = 0.65, 1.6
+# Falcon 3's "1B" holds 1.67 billion, Gemma 2's "2b" 2.6; Mixtral's 8x7B shares all but its experts: 46.7.
+_LEAST_OF_SAID, _MOST_OF_SAID = 0.65, 1.75
 
 
 def _size_in_name(spec: ModelSpec) -> Iterator[str]:
@@ -124,6 +129,8 @@ def _claimed_recipe(spec: ModelSpec) -> Iterator[str]:
     """A GGUF file whose name or header claims a recipe that its tensors do not follow."""
     names = [spec.quantization, *_RECIPE.findall(spec.file.name if spec.file else "")]
     held = _most_common_format(spec)
+    if held is GgmlType.MXFP4:  # gpt-oss's experts, which stay as they are whatever the rest becomes
+        return
     for claim in dict.fromkeys(name.upper() for name in names):
         expected = _expected_format(spec, claim)
         if held is not None and expected is not None and not _near(held, expected):
@@ -133,10 +140,6 @@ def _claimed_recipe(spec: ModelSpec) -> Iterator[str]:
 
 def _expected_format(spec: ModelSpec, recipe: str) -> NumberFormat | None:
     """The format of most weights under a recipe; None for one that weigh does not know."""
-    from dataclasses import replace
-
-    from weigh.errors import BadInput
-    from weigh.model.ggml_types import GgmlType
     from weigh.model.quantization import quantize
 
     plain = replace(

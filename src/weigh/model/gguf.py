@@ -17,7 +17,7 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from math import prod
 from pathlib import Path
@@ -80,9 +80,12 @@ def read_gguf(path: Path, files: Files = LocalFiles("GGUF file")) -> ModelSpec: 
     Raises:
         BadFile: the file, or one of its parts, is missing, damaged, or not a language model in GGUF.
     """
+    from weigh.model.checks import contradictions  # which knows this module
+
     parts = _all_parts(_read_part(path, files), files)
     try:
-        return _spec(parts)
+        spec = _spec(parts)
+        return replace(spec, contradictions=contradictions(spec))
     except BadFile:
         raise
     except BadInput as error:
