@@ -122,6 +122,8 @@ class Repository:
             return self.web.stretch(address, offset, length, size_bytes)
         except Refusal as refusal:
             raise _refused(refusal, self.reference) from None
+        except Unreachable as error:
+            raise Unreachable(f"{self.path(name)}: {error.message}") from error
 
     def json(self, name: str) -> Mapping[str, object] | None:
         """A small JSON file, None when there is none."""

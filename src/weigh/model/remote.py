@@ -229,10 +229,10 @@ def _check_range(answer: HTTPResponse, offset: int, size_bytes: int, host: str) 
 def _next_url(url: str, location: str) -> str:
     try:
         found = urljoin(url, location)
-        scheme, before = urlsplit(found).scheme, urlsplit(url).scheme
+        scheme = urlsplit(found).scheme
     except ValueError:
-        found = scheme = before = ""
-    if not location or scheme not in ("https", before):
+        found = scheme = ""
+    if not location or scheme not in ("https", urlsplit(url).scheme):
         raise Unreachable(f"{_host(url)} redirects to nowhere that can be followed")
     return found
 
