@@ -343,8 +343,8 @@ class _Header:
             )
         if end > MOST_HEADER_BYTES:
             raise self._bad(f"the header does not end within {MOST_HEADER_BYTES >> 20} MiB")
-        # Reading again from the start costs less than growing what is there; each time four times as much.
-        length = min(max(end, 4 * len(self.data), 1 << 20), self.size, MOST_HEADER_BYTES)
+        # Reading again from the start costs less than growing what is there; each time twice as much.
+        length = min(max(end, 2 * len(self.data), 1 << 20), self.size, MOST_HEADER_BYTES)
         self.data = self.source.read(0, length)
         if len(self.data) < end:
             raise self._bad("the file shrank while it was read")

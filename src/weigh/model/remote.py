@@ -71,7 +71,7 @@ class Web:
         with self._answer(url, {}) as answer:
             body = self._body(answer, most_bytes + 1)
         if len(body) > most_bytes:
-            raise Unreachable(f"{_host(url)} sends more than the {most_bytes:,} bytes there can be")
+            raise Unreachable(f"{_host(answer.url)} sends more than the {most_bytes:,} bytes there can be")
         return body
 
     def stretch(self, url: str, offset: int, length: int, size_bytes: int) -> bytes:
@@ -81,10 +81,10 @@ class Web:
             Refusal, Unreachable: as `whole`; or the file is not of that size.
         """
         with self._answer(url, {"Range": f"bytes={offset}-{offset + length - 1}"}) as answer:
-            _check_range(answer, offset, size_bytes, _host(url))
+            _check_range(answer, offset, size_bytes)
             body = self._body(answer, length)
         if len(body) < length:
-            raise Unreachable(f"{_host(url)} broke off after {len(body):,} of {length:,} bytes")
+            raise Unreachable(f"{_host(answer.url)} broke off after {len(body):,} of {length:,} bytes")
         return body
 
     def abort(self) -> None:
@@ -212,8 +212,9 @@ class RemoteFile:
         return self._start[offset:end]
 
 
-def _check_range(answer: HTTPResponse, offset: int, size_bytes: int, host: str) -> None:
+def _check_range(answer: HTTPResponse, offset: int, size_bytes: int) -> None:
     """Refuse other stretches and other sizes than asked for; a whole file may stand for its beginning."""
+    host = _host(answer.url)
     if answer.status == 200:
         said = answer.headers.get("Content-Length")
         if offset or (said is not None and said != str(size_bytes)):
