@@ -208,9 +208,9 @@ def _json(path: Path, most_bytes: int) -> dict[str, object]:
 
 
 def _layers(path: Path, entries: object) -> list[_Layer]:
-    if not isinstance(entries, list) or not entries:
+    if not isinstance(entries, list | None):
         raise BadFile(path, "names no layers")
-    return [_layer(path, entry) for entry in entries]
+    return [_layer(path, entry) for entry in entries or ()]  # a model that runs elsewhere may have none
 
 
 def _layer(path: Path, entry: object) -> _Layer:
