@@ -21,14 +21,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+MOST_LETTERS = 2000  # of a message; files and people can name things at any length
+
+
+def _one_line(text: str) -> str:
+    cut = text if len(text) <= MOST_LETTERS else text[:MOST_LETTERS] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
 
 class WeighError(Exception):
-    """Root of all errors weigh raises on purpose. `hint` says what to try, without naming a face."""
+    """Root of all errors weigh raises on purpose. `hint` says what to try, without naming a face.
+
+    Messages quote files, paths and answers, so what a terminal would obey is escaped here, once for all.
+    """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _one_line(message)
+        self.hint = hint and _one_line(hint)
+        super().__init__(self.message)
 
 
 class BadInput(WeighError):

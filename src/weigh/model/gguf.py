@@ -29,9 +29,14 @@ from weigh.model.source import Files, LocalFiles, Source
 from weigh.model.spec import HyperValue, ModelSpec, Scalar, TensorGroup
 from weigh.model.stored_types import NumberFormat
 
-MOST_HEADER_BYTES = 256 << 20  # real ones end within 40 MiB
-MOST_STRINGS = 1 << 22  # in one array; real vocabularies and merges stay below 600,000
+# Bounds that keep the worst header within a second and 200 MB; real ones stay far below.
+MOST_HEADER_BYTES = 64 << 20  # real ones end within 40 MiB
+MOST_ENTRIES = 4096  # of metadata; real ones have about 50
+MOST_STRINGS = 1 << 21  # in all arrays; real vocabularies and merges have up to 780,000
 MOST_KEPT = 4096  # values of an array that are kept; per-layer arrays have at most 512
+MOST_KEPT_IN_ALL = 1 << 16
+MOST_TENSORS = 1 << 15  # of one file; a hundred layers have some 2,000
+MOST_PARTS = 1 << 10  # the largest models come in about 50
 MOST_LAYERS = 4096  # llama.cpp stops at 512
 MOST_DIMENSIONS = 4
 MOST_ELEMENTS = 1 << 48  # of one tensor
@@ -147,6 +152,7 @@ class _Header:
         self.data = b""
         self.pos = 0
         self.order = "<"
+        self.strings = self.kept = 0  # seen, and kept, in arrays so far
 
     def part(self) -> _Part:
         tensor_count, pair_count = self._start()
@@ -168,6 +174,9 @@ class _Header:
         tensors, pairs = self._numbers("QQ")
         self._require_room("tensors", tensors, 24)  # name's length, dimensions, type, offset
         self._require_room("metadata entries", pairs, 13)  # key's length, type, one byte
+        if tensors > MOST_TENSORS or pairs > MOST_ENTRIES:
+            what = f"{tensors} tensors" if tensors > MOST_TENSORS else f"{pairs} metadata entries"
+            raise BadFile(self.path, f"{what} are announced, more than any model has")
         return tensors, pairs
 
     def _unlike_gguf(self) -> BadFile:
@@ -218,14 +227,16 @@ class _Header:
             raise self._bad(f"metadata `{key}` is an array of unknown type {kind}")
         code = _SCALARS[kind]
         self._require_room(f"values of `{key}`", count, struct.calcsize("=" + code))
-        if count <= MOST_KEPT:
+        if count <= min(MOST_KEPT, MOST_KEPT_IN_ALL - self.kept):
+            self.kept += count
             return count, self._numbers(f"{count}{code}")
         self.pos += count * struct.calcsize("=" + code)
         return count, ()
 
     def _skip_strings(self, key: str, count: int) -> None:
         self._require_room(f"strings of `{key}`", count, 8)
-        if count > MOST_STRINGS:
+        self.strings += count
+        if self.strings > MOST_STRINGS:
             raise self._bad(f"`{key}` claims {count} strings, more than any model has")
         if not (self.jump and self._jump(count)):
             self._walk(count)
@@ -233,8 +244,10 @@ class _Header:
     def _jump(self, count: int) -> bool:
         """Find the key after an array of `count` strings; False when it is not near."""
         shortest = self.pos + 8 * count  # were all strings empty
-        self._load(min(self.size, MOST_HEADER_BYTES, self.pos + 40 * count + 4096))
-        found = -1 if self.order == ">" else self.data.find(_NEXT_KEY, shortest)
+        furthest = min(self.size, MOST_HEADER_BYTES, self.pos + 40 * count + 4096)
+        self._load(furthest)
+        # no further than that: arrays by the thousand must not each search the whole header
+        found = -1 if self.order == ">" else self.data.find(_NEXT_KEY, shortest, furthest)
         if found < 0 or self.data[found - 1] == 0:
             return False
         self.pos = found - 1
@@ -365,17 +378,21 @@ def _all_parts(found: _Part, files: Files) -> tuple[_Part, ...]:
     count = found.values.get("split.count", 1)
     if not isinstance(count, int) or count <= 1:
         return (found,)
+    if count > MOST_PARTS:
+        raise BadFile(found.path, f"says it is one of {count} parts, more than any model has")
     paths = _part_paths(found.path, count)
     missing = [path for path in paths if not files.exists(path)]
     if missing:
         raise BadFile(
             found.path, f"{len(missing)} of its {count} parts are missing, first `{missing[0].name}`"
         )
-    parts = tuple(found if path == found.path else _read_part(path, files) for path in paths)
-    for number, part in enumerate(parts):
+    parts = []
+    for number, path in enumerate(paths):
+        part = found if path == found.path else _read_part(path, files)
         if part.values.get("split.no") != number or part.values.get("split.count") != count:
-            raise BadFile(part.path, f"does not hold part {number + 1} of {count}, as its name says")
-    return parts
+            raise BadFile(path, f"does not hold part {number + 1} of {count}, as its name says")
+        parts.append(part)
+    return tuple(parts)
 
 
 def _part_paths(path: Path, count: int) -> list[Path]:
@@ -473,7 +490,7 @@ def _name(part: _Part) -> str:
     if isinstance(said, str) and said.strip():
         return printable(said.strip())
     match = SPLIT_NAME.fullmatch(part.path.name)
-    return match[1] if match else part.path.stem
+    return printable(match[1] if match else part.path.stem)
 
 
 def _vocab(part: _Part, hyper: Mapping[str, HyperValue], tensors: Iterable[TensorGroup]) -> int:
