@@ -21,8 +21,14 @@ class EngineMemory:
         reserved_bytes: vLLM: what it takes whatever is asked (its fraction of the memory); 0 elsewhere.
         kv_capacity_tokens: vLLM: tokens its KV cache has room for; 0 elsewhere.
         max_concurrency: vLLM: requests of the full context at once; 0 elsewhere.
+        kv_capacity: vLLM: `kv_capacity_tokens` with its interval; None elsewhere.
+        max_context_tokens: vLLM: the longest context it starts with, up to the one asked for; 0 elsewhere.
         arguments: what to start the engine with, so that this holds.
         notes: in plain words, what was taken for granted.
+        allocated_bytes: transformers on a GPU: of the total, what PyTorch counts as its own
+            (`torch.cuda.max_memory_allocated`); nvidia-smi shows the total. 0 elsewhere.
+        mapped_bytes: transformers on a CPU: of the total, file pages that the system can drop and read
+            again; 0 elsewhere.
     """
 
     engine: str
@@ -34,5 +40,9 @@ class EngineMemory:
     reserved_bytes: int = 0
     kv_capacity_tokens: int = 0
     max_concurrency: float = 0.0
+    kv_capacity: Figure | None = None
+    max_context_tokens: int = 0
     arguments: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    allocated_bytes: int = 0
+    mapped_bytes: int = 0
