@@ -35,6 +35,7 @@ MOST_ENTRIES = 4096  # of metadata; real ones have about 50
 MOST_STRINGS = 1 << 21  # in all arrays; real vocabularies and merges have up to 780,000
 MOST_KEPT = 4096  # values of an array that are kept; per-layer arrays have at most 512
 MOST_KEPT_IN_ALL = 1 << 16
+MOST_KEPT_BYTES = 1 << 14  # of a text, which may be a whole tokenizer that nobody here reads
 MOST_TENSORS = 1 << 15  # of one file; a hundred layers have some 2,000
 MOST_PARTS = 1 << 10  # the largest models come in about 50
 MOST_LAYERS = 4096  # llama.cpp stops at 512
@@ -209,7 +210,7 @@ class _Header:
 
     def _scalar(self, key: str, kind: int) -> Scalar:
         if kind == _STRING:
-            return self._text(self.size)
+            return self._text(self.size, kept=MOST_KEPT_BYTES)
         if kind not in _SCALARS:
             raise self._bad(f"metadata `{key}` has unknown type {kind}")
         value: Scalar = self._numbers(_SCALARS[kind])[0]
@@ -326,12 +327,13 @@ class _Header:
         self.pos += layout.size
         return found
 
-    def _text(self, most_bytes: int) -> str:
+    def _text(self, most_bytes: int, kept: int = 1 << 16) -> str:
+        """A string of `most_bytes` at most, and of it the first `kept` bytes."""
         (length,) = self._numbers("Q")
         if length > min(most_bytes, self.size - self.pos):
             raise self._bad(f"a string of {length} bytes cannot be")
         self._load(self.pos + length)
-        text = self.data[self.pos : self.pos + length].decode(errors="backslashreplace")
+        text = self.data[self.pos : self.pos + min(length, kept)].decode(errors="backslashreplace")
         self.pos += length
         return text
 
