@@ -48,9 +48,12 @@ def kv_cache_bytes(mixers: tuple[Mixer, ...], settings: Settings) -> int:
     Per attention layer and cell: kv_heads x key_dim values of one type and kv_heads x value_dim of the
     other. Latent layers cache the key alone, which contains the value. States are F32, one per sequence.
 
-    Source: llama-kv-cache.cpp and llama-memory-recurrent.cpp, constructors. Ignored: the rounding of
-    each tensor to 32 bytes (at most 64 bytes a layer), and the indexer caches of sparse attention
-    (DeepSeek V3.2, GLM 5: about a fifth of their latent cache).
+    An indexer's keys (DeepSeek V3.2, GLM 5) are in the latent layers' `key_dim`. DeepSeek V4's layers hold
+    keys alone, of a window, and pooled ones of all tokens.
+
+    Source: llama-kv-cache.cpp, llama-kv-cache-dsa.cpp, llama-kv-cache-dsv4.cpp and
+    llama-memory-recurrent.cpp, constructors. Ignored: the rounding of each tensor to 32 bytes (at most
+    64 bytes a layer).
     """
     return sum(mixer_bytes(mixer, settings) for mixer in mixers)
 
@@ -63,6 +66,7 @@ def mixer_bytes(mixer: Mixer, settings: Settings) -> int:
         room = cells(settings, mixer.window)
         held = cell_bytes(mixer, settings.kv_type_k, settings.kv_type_v)
         held *= room.sliding if mixer.kind is MixerKind.SLIDING else room.full
+        held += _pooled_bytes(mixer, settings.kv_type_k, room.full)
     return (held + states) * len(mixer.layers) * settings.parallel
 
 
@@ -72,6 +76,13 @@ def cell_bytes(mixer: Mixer, type_k: GgmlType, type_v: GgmlType) -> int:
     if mixer.kind is MixerKind.LATENT:
         return key
     return key + type_v.row_bytes(mixer.kv_heads * mixer.value_dim)
+
+
+def _pooled_bytes(mixer: Mixer, type_k: GgmlType, tokens: int) -> int:
+    """Bytes of the pooled keys of one layer and sequence."""
+    if not mixer.pooled_every:
+        return 0
+    return _padded(-(-tokens // mixer.pooled_every)) * type_k.row_bytes(mixer.pooled_dim)
 
 
 def _padded(tokens: int) -> int:

@@ -17,10 +17,15 @@ _PARTS = (
     ("norms", re.compile(r"norm")),
     ("experts", re.compile(r"_exps(\.|_)|ffn_gate_inp\.|exp_probs_b")),
     ("feed-forward", re.compile(r"\.ffn_|\.channel_mix_")),
-    ("attention", re.compile(r"\.attn_|\.attn\.|\.indexer\.")),
+    ("attention", re.compile(r"\.attn_|\.attn\.|\.indexer[._]")),
     ("recurrence", re.compile(r"\.ssm_|\.shortconv\.|\.time_mix_")),
+    ("residual mixing", re.compile(r"\.hc_|^output_hc|^altup|\.altup|\.laurel")),
 )
 _OTHER = "other"
+_ORDER = (
+    *("embedding", "attention", "recurrence", "feed-forward", "experts", "residual mixing", "norms"),
+    *("output", _OTHER),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,6 @@ def breakdown(spec: ModelSpec) -> tuple[Part, ...]:
         part = _part(tensor.name)
         parameters[part] += tensor.total_elements
         type_bytes.setdefault(part, Counter())[tensor.type.name] += tensor.total_bytes
-    order = ("embedding", "attention", "recurrence", "feed-forward", "experts", "norms", "output", _OTHER)
     return tuple(
         Part(
             name,
@@ -52,7 +56,7 @@ def breakdown(spec: ModelSpec) -> tuple[Part, ...]:
             type_bytes[name].total(),
             tuple(kind for kind, _ in type_bytes[name].most_common()),
         )
-        for name in order
+        for name in _ORDER
         if name in type_bytes
     )
 
@@ -66,10 +70,16 @@ def kv_bytes_per_token(
 ) -> int:
     """Bytes of KV cache that each further token of context takes, at any length.
 
-    Full and latent layers grow without end. Sliding layers stop at their window, see
-    `window_bytes_per_token`; recurrent layers do not grow.
+    Full and latent layers grow without end, and so do pooled keys. Sliding layers stop at their window,
+    see `window_bytes_per_token`; recurrent layers do not grow.
     """
-    return _bytes_per_token(spec, type_k, type_v, lambda mixer: mixer.kind is not MixerKind.SLIDING)
+    pooled = sum(
+        len(mixer.layers) * type_k.row_bytes(mixer.pooled_dim) // mixer.pooled_every
+        for mixer in spec.mixers
+        if mixer.pooled_every
+    )
+    growing = _bytes_per_token(spec, type_k, type_v, lambda mixer: mixer.kind is not MixerKind.SLIDING)
+    return growing + pooled
 
 
 def window_bytes_per_token(

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cache, cached_property
+from itertools import combinations
 from pathlib import Path
 
 from weigh.errors import BadInput
 from weigh.model.spec import ModelSpec
+from weigh.units import count
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class CatalogEntry:
         config: the fields of its config.json that are known.
         source: where the facts come from.
         notes: doubts and corrections.
+        also_stated: what the stated total counts beside tensors that engines load (buffers, copies), in parameters.
     """
 
     id: str
@@ -34,6 +37,7 @@ class CatalogEntry:
     source: str
     notes: str
     config: Mapping[str, object]
+    also_stated: Mapping[str, int]
 
     def spec(self) -> ModelSpec:
         """Its shapes, as an F16 GGUF holds them.
@@ -49,6 +53,45 @@ class CatalogEntry:
     def unsupported(self) -> str | None:
         """Why there is no `spec`, or None when there is one."""
         return self._outcome.message if isinstance(self._outcome, BadInput) else None
+
+    @property
+    def recomputed(self) -> int | None:
+        """Parameters its shapes add up to, of the parts that the stated total counts; None without shapes."""
+        return sum(self._counted[0].values()) if self._counted else None
+
+    @property
+    def explanation(self) -> str:
+        """What `recomputed` counts and what it leaves out, and how far it is from the stated total."""
+        if self._counted is None:
+            return self.unsupported or ""
+        counted, left = self._counted
+        said = " + ".join(f"{what} {count(n)}" for what, n in counted.items())
+        if left:
+            said += f"; without {' and '.join(f'{what} ({count(n)})' for what, n in left.items())}"
+        if not self.stated_total:
+            return f"{said}; no total is stated"
+        deviation = sum(counted.values()) / self.stated_total - 1
+        return f"{said}: {'as stated' if abs(deviation) < 1e-4 else f'{deviation:+.2%} of the stated total'}"
+
+    @cached_property
+    def _counted(self) -> tuple[dict[str, int], dict[str, int]] | None:
+        """Parts that make the stated total, and those it leaves out; the choice that comes nearest."""
+        if isinstance(self._outcome, BadInput):
+            return None
+        spec = self._outcome
+        heads = sum(t.total_elements for t in spec.beside if t.name.startswith("mtp."))
+        encoders = sum(t.total_elements for t in spec.beside) - heads
+        always = {"language model": spec.parameters, **self.also_stated}
+        perhaps = {what: n for what, n in (("encoder", encoders), ("prediction layers", heads)) if n}
+        stated = self.stated_total or sum(always.values())
+        choices = (chosen for k in range(len(perhaps) + 1) for chosen in combinations(perhaps, k))
+
+        def distance(chosen: tuple[str, ...]) -> int:
+            return abs(sum(always.values()) + sum(perhaps[what] for what in chosen) - stated)
+
+        chosen = min(choices, key=distance)
+        counted = {**always, **{what: perhaps[what] for what in chosen}}
+        return counted, {what: n for what, n in perhaps.items() if what not in chosen}
 
     @cached_property
     def _outcome(self) -> ModelSpec | BadInput:
@@ -95,7 +138,12 @@ def _entry(record: Mapping[str, object]) -> CatalogEntry:
         source=str(record["source"]),
         notes=str(record["notes"] or ""),
         config=config,
+        also_stated=_counts(record.get("params_also")),
     )
+
+
+def _counts(value: object) -> Mapping[str, int]:
+    return {str(what): int(n) for what, n in value.items()} if isinstance(value, dict) else {}
 
 
 def _date(value: object) -> date | None:

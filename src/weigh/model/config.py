@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from weigh.errors import BadFile, BadInput, NotSupported
-from weigh.model.architectures import FAMILIES, Draft, Fields
+from weigh.model.architectures import ENCODERS, FAMILIES, Beside, Draft, Fields
+from weigh.model.gguf import printable
 from weigh.model.json_object import json_object
 from weigh.model.mixers import mixers
 from weigh.model.source import LocalFile
-from weigh.model.spec import ModelSpec
+from weigh.model.spec import ModelSpec, TensorGroup
 
 MOST_CONFIG_BYTES = 8 << 20  # real ones are a few KiB; those with per-layer rope factors some 100
 
@@ -24,7 +25,8 @@ def read_config(path: Path) -> ModelSpec:
     """
     path = path / "config.json" if path.is_dir() else path
     try:
-        return spec_from_config(path.absolute().parent.name or path.stem, config_fields(path))
+        name = printable(path.absolute().parent.name or path.stem)
+        return spec_from_config(name, config_fields(path))
     except (BadFile, NotSupported):
         raise
     except BadInput as error:
@@ -56,7 +58,9 @@ def spec_from_config(name: str, config: Mapping[str, object]) -> ModelSpec:
         raise BadInput(f"{name}: `model_type` is missing from the config")
     if model_type not in FAMILIES:
         raise NotSupported(f"{name}: architecture `{model_type}` is not known to weigh yet")
-    return _spec(name, FAMILIES[model_type](fields))
+    draft = FAMILIES[model_type](fields)
+    draft.beside += _encoders(Fields(name, config), draft)
+    return _spec(name, draft)
 
 
 def text_part(config: Mapping[str, object]) -> Mapping[str, object]:
@@ -65,8 +69,23 @@ def text_part(config: Mapping[str, object]) -> Mapping[str, object]:
     return {**config, **inner} if isinstance(inner, dict) else config
 
 
+def _encoders(c: Fields, draft: Draft) -> list[TensorGroup]:
+    """What sees and hears for the model; a kind that weigh does not know is noted and left out."""
+    if not (c.has("vision_config") or c.has("audio_config")):
+        return []
+    model_type = c.text("model_type")
+    if model_type not in ENCODERS:
+        draft.notes.append(
+            f"its encoder of images or sound is not counted: `{model_type}` is not known to weigh"
+        )
+        return []
+    beside = Beside(c, draft.hidden)
+    ENCODERS[model_type](beside)
+    return beside.groups
+
+
 def _spec(name: str, draft: Draft) -> ModelSpec:
-    for group in draft.groups:
+    for group in (*draft.groups, *draft.beside):
         if min(group.shape) < 1:
             raise BadInput(f"{name}: a width of `{group.name}` is missing from the config")
     return ModelSpec(
@@ -84,4 +103,5 @@ def _spec(name: str, draft: Draft) -> ModelSpec:
         experts_used=draft.experts_used,
         hyper=draft.hyper,
         notes=tuple(draft.notes),
+        beside=tuple(draft.beside),
     )

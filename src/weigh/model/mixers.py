@@ -4,7 +4,7 @@ The file says little of this; the rest is each architecture's own rule, fixed in
 below hold those rules. Source: llama.cpp, `src/models/*.cpp` (`load_arch_hparams`), `src/llama-hparams.cpp`
 and `llama_model::create_memory`, read at release 0.3.36 of llama-cpp-python.
 
-Left out: DeepSeek-V4's compressed caches beside its window, and models that run their layers in loops.
+Left out: models that run their layers in loops.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ class _Model:
         self.recurrent = self._recurrent()
         self.indexed = self.per_layer("attention.indexer.types", 1)
         self.own_cache = self._own_cache()
+        self.pooled = self.per_layer("attention.compress_ratios", 0)
 
     def kinds(self) -> Iterator[tuple[int, ...]]:
         """All that tells one layer's mixer from another's; most models have one or two kinds."""
@@ -134,6 +135,7 @@ class _Model:
             self.sliding,
             self.own_cache,
             self.indexed,
+            self.pooled,
             strict=True,
         )
 
@@ -144,7 +146,31 @@ class _Model:
             return Mixer(MixerKind.FULL, ())
         if self.count("attention.key_length_mla") and not self.sliding[layer]:
             return self._latent(layer)
+        if self.architecture == "deepseek4":
+            return self._windowed_and_pooled(layer)
         return self._attention(layer)
+
+    def _windowed_and_pooled(self, layer: int) -> Mixer:
+        """DeepSeek V4: keys alone, which serve as values; those of a window, and pooled ones of all tokens.
+
+        Its compressors keep float32 sums of the tokens they pool: two of each, twice as wide and over twice
+        the tokens where windows overlap (every 4). Source: llama-kv-cache-dsv4.cpp, constructor.
+        """
+        dim, every = self.count("attention.key_length"), self.pooled[layer]
+        overlapping = every == 4
+        index_dim = self.count("attention.indexer.key_length") if overlapping else 0
+        overlap = 2 if overlapping else 1
+        return Mixer(
+            MixerKind.SLIDING,
+            (),
+            query_heads=self.heads[layer],
+            kv_heads=1,
+            key_dim=dim,
+            window=self.window,
+            state_elements=2 * (overlap * every) * overlap * (dim + index_dim),
+            pooled_every=every,
+            pooled_dim=dim + index_dim if every else 0,
+        )
 
     def _attention(self, layer: int) -> Mixer:
         sliding = self.sliding[layer]

@@ -86,7 +86,10 @@ class Mixer:
             key_dim is the cached latent plus rope width and value_dim the latent alone (engines may
             cache only the former); kv_heads is 1.
         window: tokens a SLIDING layer looks back; 0 otherwise.
-        state_elements: float32 values a RECURRENT layer keeps per sequence.
+        state_elements: float32 values a RECURRENT layer keeps per sequence; in other layers, those of a
+            state beside the cache.
+        pooled_every: a SLIDING layer (DeepSeek V4) keeps one further key for every so many tokens, of all
+            of them; 0 for none. `pooled_dim` is its width, with an indexer's key where there is one.
     """
 
     kind: MixerKind
@@ -97,6 +100,8 @@ class Mixer:
     value_dim: int = 0
     window: int = 0
     state_elements: int = 0
+    pooled_every: int = 0
+    pooled_dim: int = 0
 
 
 @dataclass(frozen=True, slots=True)

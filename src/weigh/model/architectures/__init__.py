@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from weigh.model.architectures import dense, gemma, hybrid, latent, moe
+from weigh.model.architectures import dense, gemma, hybrid, latent, moe, pooled
+from weigh.model.architectures.beside import Beside
 from weigh.model.architectures.draft import Draft, Family
+from weigh.model.architectures.encoders import ENCODERS
 from weigh.model.architectures.fields import Fields
 
 FAMILIES: Mapping[str, Family] = {
     "apertus": dense.apertus,
     "arcee": dense.arcee,
+    "arctic": moe.arctic,
     "bailing_moe": moe.bailing_moe2,
     "bailing_moe_v2": moe.bailing_moe2,
     "cohere": dense.command_r,
@@ -19,6 +22,7 @@ FAMILIES: Mapping[str, Family] = {
     "deepseek_v2": latent.deepseek2,
     "deepseek_v3": latent.deepseek3,
     "deepseek_v32": latent.deepseek32,
+    "deepseek_v4": pooled.deepseek4,
     "dots1": moe.dots1,
     "ernie4_5": dense.ernie4_5,
     "exaone4": dense.exaone4,
@@ -49,15 +53,18 @@ FAMILIES: Mapping[str, Family] = {
     "jamba": hybrid.jamba,
     "kimi_k2": latent.deepseek3,
     "kimi_k25": latent.deepseek3,
+    "kimi_linear": hybrid.kimi_linear,
     "lfm2": hybrid.lfm2,
     "lfm2_moe": hybrid.lfm2moe,
     "llama": dense.llama,
     "llama4": moe.llama4,
     "llama4_text": moe.llama4,
     "mamba": hybrid.mamba,
-    "mimo": dense.qwen2,
+    "mimo": dense.mimo,
     "mimo_v2_flash": moe.mimo2,
+    "minimax": hybrid.minimax01,
     "minimax_m2": moe.minimax_m2,
+    "minimax_text_01": hybrid.minimax01,
     "ministral3": dense.mistral3,
     "mistral": dense.llama,
     "mistral3": dense.llama,
@@ -67,11 +74,18 @@ FAMILIES: Mapping[str, Family] = {
     "olmo2": dense.olmo2,
     "olmo3": dense.olmo2,
     "olmoe": moe.olmoe,
+    "opt": dense.opt,
     "phi": dense.phi2,
     "phi3": dense.phi3,
+    "phi3small": dense.phi3small,
+    "phi4_multimodal": dense.phi3,
     "phimoe": moe.phimoe,
     "qwen2": dense.qwen2,
+    "qwen2_5_vl": dense.qwen2vl,
+    "qwen2_5_vl_text": dense.qwen2vl,
     "qwen2_moe": moe.qwen2moe,
+    "qwen2_vl": dense.qwen2vl,
+    "qwen2_vl_text": dense.qwen2vl,
     "qwen3": dense.qwen3,
     "qwen3_5": hybrid.qwen35,
     "qwen3_5_moe": hybrid.qwen35moe,
@@ -79,10 +93,15 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_5_text": hybrid.qwen35,
     "qwen3_moe": moe.qwen3moe,
     "qwen3_next": hybrid.qwen3next,
+    "qwen3_vl": dense.qwen3vl,
+    "qwen3_vl_moe": moe.qwen3vlmoe,
+    "qwen3_vl_moe_text": moe.qwen3vlmoe,
+    "qwen3_vl_text": dense.qwen3vl,
     "seed_oss": dense.seed_oss,
     "smollm3": dense.smollm3,
     "stablelm": dense.stablelm,
     "starcoder2": dense.starcoder2,
+    "step3p5": moe.step35,
 }
 
-__all__ = ["FAMILIES", "Draft", "Family", "Fields"]
+__all__ = ["ENCODERS", "FAMILIES", "Beside", "Draft", "Family", "Fields"]

@@ -92,14 +92,42 @@ def apertus(c: Fields) -> Draft:
 
 
 def qwen2(c: Fields) -> Draft:
-    """Qwen 1.5, 2 and 2.5 and MiMo: biases on query, key and value."""
-    d = Draft("qwen2", c)
+    """Qwen 1.5, 2 and 2.5: biases on query, key and value."""
+    return _qwen2("qwen2", c)
+
+
+def mimo(c: Fields) -> Draft:
+    """MiMo 7B: Qwen 2's tensors, and a layer that predicts a further token."""
+    d = _qwen2("qwen2", c)
+    d.predict(c.count("num_nextn_predict_layers", default=0, least=0, most=64), _qwen2_layer)
+    return d
+
+
+def qwen2vl(c: Fields) -> Draft:
+    """Qwen 2-VL and 2.5-VL: Qwen 2's tensors, with positions in three dimensions."""
+    d = _qwen2("qwen2vl", c)
+    d.hyper["rope.dimension_sections"] = _rope_sections(d, (16, 24, 24))
+    return d
+
+
+def _qwen2(architecture: str, c: Fields) -> Draft:
+    d = Draft(architecture, c)
     d.embeddings()
+    _qwen2_layer(d)
+    return d
+
+
+def _qwen2_layer(d: Draft) -> None:
     d.norms("attn_norm", "ffn_norm")
     d.attention()
     d.attention_biases()
     d.gated_ffn()
-    return d
+
+
+def _rope_sections(d: Draft, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Rotated dimensions for time, height and width; the engine wants four numbers."""
+    sections = d.rope().counts("mrope_section", most=1024) or default
+    return (*sections, 0, 0, 0, 0)[:4]
 
 
 def qwen3(c: Fields) -> Draft:
@@ -111,6 +139,21 @@ def qwen3(c: Fields) -> Draft:
     d.head_norms()
     d.gated_ffn()
     return d
+
+
+def qwen3vl(c: Fields) -> Draft:
+    """Qwen 3-VL: Qwen 3's tensors, with positions in three dimensions."""
+    d = qwen3(c)
+    d.architecture = "qwen3vl"
+    add_positions_of_images(d)
+    return d
+
+
+def add_positions_of_images(d: Draft) -> None:
+    """What Qwen 3-VL's header holds beyond Qwen 3's."""
+    d.hyper["rope.dimension_sections"] = _rope_sections(d, (24, 20, 20))
+    seen = d.c.section("vision_config").counts("deepstack_visual_indexes", most=511)
+    d.hyper["n_deepstack_layers"] = len(seen)
 
 
 def seed_oss(c: Fields) -> Draft:
@@ -301,6 +344,40 @@ def _fused_with_biases(d: Draft, *, tied: bool = False) -> None:
     d.bias("attn_qkv", (d.heads + 2 * d.kv_heads) * d.head_dim)
     d.bias("attn_output", d.hidden)
     d.plain_ffn(bias=True)
+
+
+def opt(c: Fields) -> Draft:
+    """OPT: learned positions after two unused ones, biases everywhere, embeddings tied. llama.cpp has it not."""
+    d = Draft("opt", c, norm="layer")
+    d.width = d.hyper["feed_forward_length"] = c.count("ffn_dim", default=4 * d.hidden)
+    if c.count("word_embed_proj_dim", default=d.hidden) != d.hidden:
+        raise BadInput(f"{c.origin}: OPT with a narrower embedding is not known to weigh")
+    d.add("position_embd.weight", (d.hidden, d.context + 2), GgmlType.F32)
+    d.embeddings(tied=True, bias=True)
+    d.norms("attn_norm", "ffn_norm", bias=True)
+    d.attention()
+    d.attention_biases(output=True)
+    d.plain_ffn(bias=True)
+    return d
+
+
+def phi3small(c: Fields) -> Draft:
+    """Phi-3-small: fused attention and a gated feed-forward, both with biases; LayerNorm. llama.cpp has it not.
+
+    Every second layer attends to blocks only, and still keeps all keys and values.
+    """
+    d = Draft("phi3small", c, norm="layer")
+    d.width = d.hyper["feed_forward_length"] = c.count("ff_intermediate_size", "intermediate_size")
+    d.embeddings(tied=True, bias=True)
+    d.norms("attn_norm", "ffn_norm", bias=True)
+    d.fused_attention()
+    d.bias("attn_qkv", (d.heads + 2 * d.kv_heads) * d.head_dim)
+    d.bias("attn_output", d.hidden)
+    d.matrix("ffn_up", d.hidden, 2 * d.width)
+    d.matrix("ffn_down", d.width, d.hidden)
+    d.bias("ffn_up", 2 * d.width)
+    d.bias("ffn_down", d.hidden)
+    return d
 
 
 def gemma(c: Fields) -> Draft:

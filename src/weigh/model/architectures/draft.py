@@ -11,6 +11,8 @@ Source of names, shapes and keys: llama.cpp `conversion/*.py`, `src/models/*.cpp
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -47,8 +49,8 @@ class Draft:
         heads, kv_heads, head_dim: of the attention layers; 0 when the config has no attention.
         width: the feed-forward width of a dense layer; 0 when there is none.
 
-    Layers for predicting several tokens at once (MTP) are left out: most published files have none, and
-    plain decoding does not run them.
+        beside: layers that predict further tokens (MTP). Plain decoding does not run them, and most
+            published GGUF files lack them.
     """
 
     def __init__(self, architecture: str, c: Fields, *, norm: str = "rms") -> None:
@@ -67,6 +69,7 @@ class Draft:
         self.experts = c.count(*_EXPERTS, default=0, least=0, most=4096)
         self.experts_used = c.count(*_EXPERTS_USED, default=0, least=0, most=4096)
         self.groups: list[TensorGroup] = []
+        self.beside: list[TensorGroup] = []
         self.notes: list[str] = []
         self.hyper: dict[str, HyperValue] = self._common(norm)
 
@@ -284,6 +287,29 @@ class Draft:
             rows = 2 * width if "gate_up" in role else width
             shape = (columns, rows) if "down" not in role else (width, columns)
             self._per_layer(f"blk.{{}}.{role}.weight", (*shape, self.experts), type, layers)
+
+    def predict(
+        self, heads: int, layer: Callable[[Draft], None], *, own: bool = False, own_output: bool = False
+    ) -> None:
+        """Note `heads` layers that predict further tokens: each what `layer` makes, and what feeds it.
+
+        Args:
+            own: each stores an embedding and an output matrix of its own (copies of the model's).
+            own_output: each stores an output matrix alone.
+        """
+        if not heads:
+            return
+        side = copy(self)
+        side.groups, side.beside, side.hyper = [], [], dict(self.hyper)
+        side.count, side.layers = heads, span(0, heads)
+        layer(side)
+        side.matrix("nextn.eh_proj", 2 * self.hidden, self.hidden)
+        side.norms("nextn.enorm", "nextn.hnorm", "nextn.shared_head_norm")
+        if own:
+            side.matrix("nextn.embed_tokens", self.hidden, self.vocab)
+        if own or own_output:
+            side.matrix("nextn.shared_head_head", self.hidden, self.vocab)
+        self.beside += [replace(group, name=f"mtp.{group.name}") for group in side.groups]
 
 
 Family: TypeAlias = Callable[[Fields], Draft]

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from weigh.errors import BadInput
 from weigh.model.architectures.dense import granite, granite_multipliers, partial_rotary
 from weigh.model.architectures.draft import Draft, Layers, span
 from weigh.model.architectures.fields import Fields
-from weigh.model.architectures.moe import SIGMOID, granitemoe, routed_and_gated_shared
+from weigh.model.architectures.latent import latent_attention, latent_hyper
+from weigh.model.architectures.moe import (
+    SIGMOID,
+    granitemoe,
+    leading_dense_then_experts,
+    routed_and_gated_shared,
+)
 
 
 def qwen35(c: Fields) -> Draft:
     """Qwen 3.5 and 3.6, dense."""
     d = _gated_delta_net("qwen35", c)
     d.gated_ffn()
+    _predict(d, lambda side: side.gated_ffn())
     return d
+
+
+def _predict(d: Draft, feed_forward: Callable[[Draft], None]) -> None:
+    """Layers for further tokens: full attention, whatever the model's last layer has."""
+
+    def layer(side: Draft) -> None:
+        side.norms("attn_norm", "post_attention_norm")
+        side.attention(gated=True)
+        side.head_norms()
+        feed_forward(side)
+
+    heads = d.c.count("mtp_num_hidden_layers", default=0, least=0, most=64)
+    d.predict(heads, layer, own=d.c.flag("mtp_use_dedicated_embeddings"))
 
 
 def qwen35moe(c: Fields) -> Draft:
@@ -31,6 +52,7 @@ def _with_experts(d: Draft) -> Draft:
     width, shared = d.c.count("moe_intermediate_size"), d.c.count("shared_expert_intermediate_size")
     d.routing(width, shared_width=shared)
     routed_and_gated_shared(d, width, shared)
+    _predict(d, lambda side: routed_and_gated_shared(side, width, shared))
     return d
 
 
@@ -73,8 +95,6 @@ def _gated_delta_net(architecture: str, c: Fields) -> Draft:
         d.matrix("ssm_alpha", d.hidden, value_heads, linear)
     d.exact("ssm_norm", dim, layers=linear)
     d.matrix("ssm_out", values, d.hidden, linear)
-    if c.count("mtp_num_hidden_layers", default=0, least=0):
-        d.notes.append("without its layer for multi-token prediction")
     return d
 
 
@@ -151,9 +171,21 @@ def nemotron_h(c: Fields) -> Draft:
     if kinds["E"]:
         d.architecture = "nemotron_h_moe"
         _nemotron_experts(d, kinds["E"], width)
+        _predict_nemotron(d, width)
     else:
         d.plain_ffn(kinds["-"])
     return d
+
+
+def _predict_nemotron(d: Draft, width: int) -> None:
+    """Two layers for each further token: attention, then experts."""
+
+    def layer(side: Draft) -> None:
+        side.norms("attn_norm", "ffn_norm")
+        side.attention()
+        _nemotron_experts(side, side.layers, width)
+
+    d.predict(d.c.count("num_nextn_predict_layers", default=0, least=0, most=64), layer)
 
 
 def _nemotron_experts(d: Draft, layers: Layers, width: int) -> None:
@@ -303,3 +335,82 @@ def _mamba1(d: Draft, layers: Layers) -> None:
     d.exact("ssm_a", state, inner, layers=layers, suffix="")
     d.exact("ssm_d", inner, layers=layers, suffix="")
     d.matrix("ssm_out", inner, d.hidden, layers)
+
+
+def minimax01(c: Fields) -> Draft:
+    """MiniMax Text 01: lightning attention, whose state does not grow, and full attention every eighth layer."""
+    d = Draft("minimax-01", c)
+    if not d.width:
+        d.width = d.hyper["feed_forward_length"] = c.count("moe_intermediate_size")
+    full = _full_layers(d)
+    d.routing(d.width)
+    del d.hyper["expert_feed_forward_length"]
+    d.hyper |= {
+        "residual_scale": c.number("layernorm_full_attention_alpha", default=3.5565588200778455),
+        "rope.dimension_count": c.count("rotary_dim", default=d.head_dim // 2),
+        "attention.recurrent_layers": tuple(i not in full for i in d.layers),
+    }
+    inner = d.heads * d.head_dim
+    linear = d.others(full)
+    d.embeddings()
+    d.norms("attn_norm", "ffn_norm")
+    for role in ("attn_q", "attn_k", "attn_v"):
+        d.matrix(role, d.hidden, (d.heads if role == "attn_q" else d.kv_heads) * d.head_dim, full)
+    d.exact("attn_norm_2", inner, layers=linear)
+    d.matrix("attn_qkv", d.hidden, 3 * inner, linear)
+    d.matrix("attn_gate", d.hidden, inner, linear)
+    d.matrix("attn_output", inner, d.hidden)
+    d.router()
+    d.routed(d.width)
+    return d
+
+
+def _full_layers(d: Draft) -> Layers:
+    """Those that `attn_type_list` or `layer_types` calls full; else every eighth."""
+    if d.c.has("attn_type_list"):
+        kinds = d.c.counts("attn_type_list", most=1)
+        return tuple(i for i, kind in enumerate(kinds[: d.count]) if kind)
+    if d.c.has("layer_types"):
+        return d.layers_of("full_attention")
+    d.notes.append("`attn_type_list` is missing from the config; every eighth layer taken as full attention")
+    return tuple(i for i in d.layers if (i + 1) % 8 == 0)
+
+
+def kimi_linear(c: Fields) -> Draft:
+    """Kimi Linear: delta attention with a decay per channel in three of four layers, latent attention in one."""
+    d = Draft("kimi-linear", c)
+    linear = c.section("linear_attn_config")
+    if linear.has("full_attn_layers"):
+        full = tuple(i - 1 for i in linear.counts("full_attn_layers", least=1) if i <= d.count)
+    else:
+        full = d.layers_of("full_attention")
+    dim = linear.count("head_dim", default=c.count("linear_head_dim", default=128))
+    conv = linear.count("short_conv_kernel_size", default=c.count("linear_conv_kernel_dim", default=4))
+    latent_hyper(d)
+    d.hyper |= {
+        "attention.head_count_kv": tuple(int(i in full) for i in d.layers),
+        "expert_gating_func": SIGMOID,
+        "ssm.conv_kernel": conv,
+        "kda.head_dim": dim,
+    }
+    d.embeddings()
+    latent_attention(d, full)
+    _delta_attention(d, d.others(full), dim, conv)
+    leading_dense_then_experts(d)
+    return d
+
+
+def _delta_attention(d: Draft, layers: Layers, dim: int, conv: int) -> None:
+    inner = d.heads * dim
+    d.norms("attn_norm", "ffn_norm", layers=layers)
+    for role in ("q", "k", "v"):
+        d.matrix(f"attn_{role}", d.hidden, inner, layers)
+        d.exact(f"ssm_conv1d_{role}", conv, 1, inner, layers=layers)
+    for role in ("f", "g"):
+        d.matrix(f"ssm_{role}_a", d.hidden, dim, layers)
+        d.matrix(f"ssm_{role}_b", dim, inner, layers)
+    d.matrix("ssm_beta", d.hidden, d.heads, layers)
+    d.exact("ssm_a", 1, d.heads, layers=layers, suffix="")
+    d.bias("ssm_dt", inner, layers)
+    d.exact("ssm_norm", dim, layers=layers)
+    d.matrix("attn_output", inner, d.hidden, layers)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from weigh.errors import BadInput
 from weigh.model.architectures.dense import (
+    add_positions_of_images,
     granite_multipliers,
     llama_rope_factors,
     long_rope_factors,
@@ -12,7 +16,7 @@ from weigh.model.architectures.draft import Draft, Layers, span
 from weigh.model.architectures.fields import Fields
 from weigh.model.ggml_types import GgmlType
 
-SOFTMAX, SIGMOID = 1, 2  # expert_gating_func (llama.cpp `llama_expert_gating_func_type`)
+SOFTMAX, SIGMOID, SQRT_SOFTPLUS = 1, 2, 4  # expert_gating_func (llama.cpp `llama_expert_gating_func_type`)
 
 
 def mixtral(c: Fields) -> Draft:
@@ -59,6 +63,14 @@ def qwen3moe(c: Fields) -> Draft:
     d.head_norms()
     d.router()
     d.routed(width)
+    return d
+
+
+def qwen3vlmoe(c: Fields) -> Draft:
+    """Qwen 3-VL with routed experts."""
+    d = qwen3moe(c)
+    d.architecture = "qwen3vlmoe"
+    add_positions_of_images(d)
     return d
 
 
@@ -170,14 +182,19 @@ def glm4_moe(c: Fields) -> Draft:
     d.hyper["rope.dimension_count"] = int(d.head_dim * partial_rotary(d, 0.5))
     d.hyper["expert_gating_func"] = SIGMOID
     d.embeddings()
+    _glm4_attention(d)
+    leading_dense_then_experts(d)
+    predict_with_experts(d, _glm4_attention)
+    return d
+
+
+def _glm4_attention(d: Draft) -> None:
     d.norms("attn_norm", "post_attention_norm")
     d.attention()
-    if c.flag("attention_bias", True):
+    if d.c.flag("attention_bias", True):
         d.attention_biases()
-    if c.flag("use_qk_norm"):
+    if d.c.flag("use_qk_norm"):
         d.head_norms()
-    leading_dense_then_experts(d)
-    return d
 
 
 def leading_dense_then_experts(d: Draft, *, balanced: bool = True, shared_default: int = 1) -> None:
@@ -195,12 +212,31 @@ def leading_dense_then_experts(d: Draft, *, balanced: bool = True, shared_defaul
     scale = d.c.number("routed_scaling_factor", default=1.0)
     d.hyper["expert_weights_scale"] = scale
     d.hyper["expert_weights_norm"] = d.c.flag("norm_topk_prob", True)
-    first, rest = span(0, dense), span(dense, d.count)
-    d.gated_ffn(first)
-    d.router(rest, bias=balanced)
-    d.routed(width, rest)
+    d.gated_ffn(span(0, dense))
+    _routed_and_shared(d, width, shared, span(dense, d.count), balanced=balanced)
+
+
+def _routed_and_shared(d: Draft, width: int, shared: int, layers: Layers, *, balanced: bool = True) -> None:
+    d.router(layers, bias=balanced)
+    d.routed(width, layers)
     if shared:
-        d.gated_ffn(rest, width=width * shared, suffix="_shexp")
+        d.gated_ffn(layers, width=width * shared, suffix="_shexp")
+
+
+def predict_with_experts(d: Draft, attention: Callable[[Draft], None], *, own: bool = False) -> None:
+    """The layers for further tokens of DeepSeek V3 and those after it: with experts, as the last layers are.
+
+    Args:
+        own: what a config without `mtp_use_dedicated_embeddings` means.
+    """
+
+    def layer(side: Draft) -> None:
+        attention(side)
+        shared = d.c.count("n_shared_experts", "num_shared_experts", default=1, least=0, most=64)
+        _routed_and_shared(side, d.c.count("moe_intermediate_size"), shared, side.layers)
+
+    heads = d.c.count("num_nextn_predict_layers", default=0, least=0, most=64)
+    d.predict(heads, layer, own=d.c.flag("mtp_use_dedicated_embeddings", own))
 
 
 def deepseek(c: Fields) -> Draft:
@@ -211,6 +247,78 @@ def deepseek(c: Fields) -> Draft:
     d.attention()
     leading_dense_then_experts(d, balanced=False, shared_default=2)
     return d
+
+
+def arctic(c: Fields) -> Draft:
+    """Arctic: a dense feed-forward as wide as the model, and experts beside it."""
+    d = Draft("arctic", c)
+    width = c.count("moe_intermediate_size", "intermediate_size")
+    d.width = d.hyper["feed_forward_length"] = width
+    d.routing(width)
+    del d.hyper["expert_feed_forward_length"]
+    d.embeddings()
+    d.norms("attn_norm", "ffn_norm", "ffn_norm_exps")
+    d.attention()
+    d.gated_ffn(width=d.hidden)
+    d.router()
+    d.routed(width)
+    return d
+
+
+def step35(c: Fields) -> Draft:
+    """Step 3.5: sliding layers with more query heads, a gate per head, three dense layers before the experts."""
+    c = c.with_defaults(num_key_value_heads=c.count("num_attention_groups", default=8))
+    d = Draft("step35", c)
+    other = c.section("attention_other_setting")
+    sliding = d.sliding(c.count("sliding_window", default=512), 4)
+    full = d.others(sliding)
+    many = other.count("num_attention_heads", default=d.heads)
+    few_kv, many_kv = d.kv_heads, other.count("num_attention_groups", default=d.kv_heads)
+    width, shared = c.count("moe_intermediate_size"), c.count("share_expert_dim", "share_expert_dims")
+    moe = tuple(i for i in _listed_layers(c) if i < d.count) or span(3, d.count)
+    d.experts = c.count("moe_num_experts", default=d.experts)
+    d.experts_used = c.count("moe_top_k", default=d.experts_used)
+    d.routing(width, shared_width=shared)
+    d.hyper |= {
+        "expert_gating_func": SIGMOID,
+        "leading_dense_block_count": moe[0],
+        "attention.head_count": tuple(many if i in sliding else d.heads for i in d.layers),
+        "attention.head_count_kv": tuple(many_kv if i in sliding else few_kv for i in d.layers),
+    }
+    d.embeddings()
+    llama_rope_factors(d)
+    _step35_attention(d, full, d.heads, few_kv)
+    _step35_attention(d, sliding, many, many_kv)
+    d.gated_ffn(d.others(moe))
+    d.router(moe, bias=True)
+    d.routed(width, moe)
+    d.gated_ffn(moe, width=shared, suffix="_shexp")
+
+    def dense_and_sliding(side: Draft) -> None:
+        _step35_attention(side, side.layers, many, many_kv)
+        side.gated_ffn()
+
+    heads = c.count("num_nextn_predict_layers", default=0, least=0, most=64)
+    d.predict(heads, dense_and_sliding, own_output=True)
+    return d
+
+
+def _step35_attention(d: Draft, layers: Layers, heads: int, kv_heads: int) -> None:
+    d.norms("attn_norm", "ffn_norm", layers=layers)
+    d.matrix("attn_q", d.hidden, heads * d.head_dim, layers)
+    d.matrix("attn_k", d.hidden, kv_heads * d.head_dim, layers)
+    d.matrix("attn_v", d.hidden, kv_heads * d.head_dim, layers)
+    d.matrix("attn_output", heads * d.head_dim, d.hidden, layers)
+    d.head_norms(layers)
+    d.matrix("attn_gate", d.hidden, heads, layers)
+
+
+def _listed_layers(c: Fields) -> Layers:
+    """`moe_layers_enum`, a text of numbers with commas between."""
+    said = c.text("moe_layers_enum")
+    if said and not all(part.strip().isdecimal() and len(part) < 5 for part in said.split(",")):
+        raise BadInput(f"{c.origin}: `moe_layers_enum` is not a list of layers")
+    return tuple(sorted(int(part) for part in said.split(","))) if said else ()
 
 
 def dots1(c: Fields) -> Draft:
@@ -263,6 +371,15 @@ def mimo2(c: Fields) -> Draft:
     d.gated_ffn(d.others(moe))
     d.router(moe, bias=True)
     d.routed(width, moe)
+
+    def dense_and_sliding(side: Draft) -> None:
+        side.norms("attn_norm", "ffn_norm")
+        _uneven_attention(side, side.layers, many, value_dim)
+        side.exact("attn_sinks", side.heads)
+        side.gated_ffn()
+
+    # published configs leave it out; all of V2 have three (llama.cpp conversion/mimo.py)
+    d.predict(c.count("num_nextn_predict_layers", default=3, least=0, most=64), dense_and_sliding)
     return d
 
 
