@@ -205,6 +205,11 @@ def max_context_tokens(
     return low * CELL_STEP
 
 
+def runtime_bytes(spec: ModelSpec, settings: Settings, cpu_features: Collection[str]) -> int:
+    """The process around the engine's buffers, wherever those lie; see `_Prepared.runtime_bytes`."""
+    return _prepared(spec, frozenset(cpu_features)).runtime_bytes(settings)
+
+
 class _Prepared:
     """What of a model does not depend on the settings, so that each estimate is a handful of sums."""
 

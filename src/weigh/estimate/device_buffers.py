@@ -1,0 +1,150 @@
+"""Scratch memory of one llama.cpp step on each device, when a model is spread over several.
+
+The scheduler cuts the graph where the device changes, and copies what the next part reads to its device. Two
+of its habits decide the sizes:
+
+- A prefill of a layer that lies in RAM runs on the first GPU all the same (from 32 tokens on): each matrix is
+  copied there for its product and dropped, and so are the keys and values that attention reads. So the first
+  GPU needs room for the largest of these copies, whatever it holds itself.
+- When every layer is on a GPU and there are several, they work on different micro-batches at once, and every
+  input of every part is held four times.
+
+Source: ggml-backend.cpp `ggml_backend_sched_split_graph`, `ggml_backend_sched_backend_id_from_cur`;
+llama-context.cpp, constructor (pipeline_parallel), `graph_get_cb`; ggml-cuda.cu and ggml-vulkan.cpp,
+`offload_op`. The allocator itself and the order of tensors are `weigh.estimate.compute_buffers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+from weigh.estimate.compute_buffers import F32, KV, Arena, Batch, Block, aligned, layer_output
+from weigh.estimate.graph import Graph, Layer
+
+OFFLOAD_TOKENS = 32  # GGML_OP_OFFLOAD_MIN_BATCH
+PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
+INDEX = 8  # an I64 that says which cell a token goes to
+
+
+class Step(NamedTuple):
+    """A layer as one device runs it.
+
+    Attributes:
+        fetched: bytes of what lies in RAM and is copied for the products that read it, by `Arena.take`'s
+            `read`; keys and values apart, as two entries in a row.
+    """
+
+    layer: Layer
+    fetched: tuple[tuple[str, int], ...] = ()
+
+
+class Part(NamedTuple):
+    """What one GPU runs. All but the first part are handed the residual stream and its first norm.
+
+    Attributes:
+        steps: in order; a few of each kind stand for all.
+        first: it is handed the embeddings.
+        last: it makes the logits.
+        copies: of each of its inputs; more than one when the GPUs work at the same time.
+    """
+
+    steps: tuple[Step, ...]
+    first: bool
+    last: bool
+    copies: int = 1
+
+
+class _Fetching(Arena):
+    """The allocator of a GPU that computes with matrices, keys and values of the RAM.
+
+    Attributes:
+        step: the layer being run.
+        pending: masks not placed yet; they come with the first attention that reads them.
+    """
+
+    def __init__(self, masks: Mapping[bool, int]) -> None:
+        super().__init__()
+        self.step: Step | None = None
+        self.pending = dict(masks)
+        self.masks: dict[bool, Block] = {}
+
+    def take(self, size: int, read: str = "") -> Block:
+        if not size or not read or self.step is None:
+            return super().take(size)
+        copies = [super(_Fetching, self).take(held) for role, held in self.step.fetched if role == read]
+        sliding = self.step.layer.sliding
+        if read == KV and sliding in self.pending:
+            self.masks[sliding] = super().take(self.pending.pop(sliding))
+        block = super().take(size)
+        self.give(*copies)
+        return block
+
+
+def host_compute_bytes(graph: Graph, batch: Batch, masks: tuple[tuple[bool, int], ...], copies: int) -> int:
+    """The buffer in RAM: all inputs, in every copy, and the embeddings looked up."""
+    wide, tokens = F32 * graph.hidden * batch.tokens, batch.tokens
+    inputs = aligned(4 * tokens) + wide + aligned(4 * tokens) + wide + aligned(INDEX * tokens)
+    inputs += aligned(4 * graph.positions * tokens) + aligned(4 * batch.rows)
+    inputs += sum(_cache_inputs(batch) + size for _, size in masks)
+    return copies * inputs + 2 * wide
+
+
+def _cache_inputs(batch: Batch) -> int:
+    """Cells that keys and values go to, and the rotations of a quantized cache."""
+    rotations = aligned(F32 * batch.key_rotation**2) + aligned(F32 * batch.value_rotation**2)
+    return 2 * aligned(INDEX * batch.tokens) + rotations
+
+
+@lru_cache(maxsize=8192)
+def gpu_compute_bytes(graph: Graph, batch: Batch, masks: tuple[tuple[bool, int], ...], part: Part) -> int:
+    """The buffer of one GPU: the peak of the arena over the steps of its part.
+
+    Args:
+        masks: bytes of the attention mask of full layers (False) and of sliding ones (True), where there are.
+    """
+    arena = _Fetching(dict(masks))
+    stream = _handed(arena, graph, batch, part)
+    last_reader = {step.layer.sliding: i for i, step in enumerate(part.steps)}
+    for index, step in enumerate(part.steps):
+        arena.step = step
+        rows = batch.rows if part.last and index == len(part.steps) - 1 else batch.tokens
+        ending = [arena.masks[s] for s, i in last_reader.items() if i == index and s in arena.masks]
+        stream = layer_output(arena, step.layer, stream, graph.hidden, batch, rows, ending)
+    if part.last:
+        norm = arena.take(F32 * graph.hidden * batch.rows)
+        arena.give(stream)
+        arena.take(F32 * graph.vocab * batch.rows)
+        arena.give(norm)
+    return arena.peak
+
+
+def _handed(arena: _Fetching, graph: Graph, batch: Batch, part: Part) -> Block:
+    """Place the inputs of a part in the order in which they are first read; returns the residual stream.
+
+    Inputs that are held several times are never dropped, so none of them is returned.
+    """
+    wide, copies = F32 * graph.hidden * batch.tokens, part.copies
+    # the branch of a batch that mixes tokens and embeddings is laid out too; one tensor of it stays
+    early = [arena.take(copies * wide)]
+    stream = Block(0, 0)
+    if part.first:
+        early += [arena.take(copies * wide), arena.take(copies * INDEX * batch.tokens)]
+        stream = arena.take(copies * wide)
+    arena.take(copies * 4 * graph.positions * batch.tokens)
+    fetching = bool(part.steps[0].fetched)
+    for sliding in () if fetching else tuple(arena.pending):
+        arena.take(copies * _cache_inputs(batch))
+        arena.masks[sliding] = arena.take(copies * arena.pending.pop(sliding))
+    if not part.first:
+        stream = arena.take(copies * wide)
+    if part.last:
+        arena.take(copies * 4 * batch.rows)
+    if part.first:
+        arena.take(wide)
+    if copies > 1:
+        arena.masks.clear()
+        return Block(0, 0)
+    arena.give(*early)
+    return stream
