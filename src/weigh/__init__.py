@@ -4,7 +4,7 @@
 
     here = weigh.here()                                  # probes; measures the machine the first time
     spec = weigh.resolve("qwen2.5-coder-7b:Q4_K_M")      # or a GGUF file, a config.json, a folder
-    found = weigh.weigh_here(here, spec)                 # memory, speed, load time
+    found = weigh.weigh(spec, here)                      # memory, speed, load time, split over GPUs
     best = weigh.recommend(weigh.need("coding"), here)   # the ranked catalog
     trial = weigh.run_trial(found, here)                 # the proof: nothing is downloaded
 
@@ -25,16 +25,19 @@ if TYPE_CHECKING:
     from weigh.advise.search import recommend as recommend
     from weigh.bench.here import Here as Here
     from weigh.bench.here import here as here
-    from weigh.bench.here import weigh_here as weigh_here
     from weigh.bench.trial import Trial as Trial
     from weigh.bench.trial import run_trial as run_trial
     from weigh.engines.engine import Settings as Settings
     from weigh.errors import WeighError as WeighError
+    from weigh.estimate.serving import serve as serve
     from weigh.estimate.setup import SetupEstimate as SetupEstimate
+    from weigh.estimate.setup import weigh as weigh
+    from weigh.estimate.site import Site as Site
     from weigh.estimate.speed import Workload as Workload
     from weigh.figure import Basis as Basis
     from weigh.figure import Figure as Figure
     from weigh.machine import probe as probe
+    from weigh.machine.devices import target_named as target_named
     from weigh.model.quantization import quantize as quantize
     from weigh.model.resolve import resolve as resolve
     from weigh.model.spec import ModelSpec as ModelSpec
@@ -48,12 +51,15 @@ _HOME = {
     "recommend": "weigh.advise.search",
     "Here": "weigh.bench.here",
     "here": "weigh.bench.here",
-    "weigh_here": "weigh.bench.here",
     "Trial": "weigh.bench.trial",
     "run_trial": "weigh.bench.trial",
     "Settings": "weigh.engines.engine",
     "WeighError": "weigh.errors",
     "SetupEstimate": "weigh.estimate.setup",
+    "Site": "weigh.estimate.site",
+    "serve": "weigh.estimate.serving",
+    "target_named": "weigh.machine.devices",
+    "weigh": "weigh.estimate.setup",
     "Workload": "weigh.estimate.speed",
     "Basis": "weigh.figure",
     "Figure": "weigh.figure",

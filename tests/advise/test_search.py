@@ -8,21 +8,17 @@ import pytest
 
 from weigh.advise.needs import TASKS, need
 from weigh.advise.search import recommend
-from weigh.bench.here import Here, weigh_here
+from weigh.bench.here import Here
 from weigh.engines.engine import Settings
+from weigh.estimate.setup import weigh
 from weigh.model.resolve import resolve
 
 GIB = 1 << 30
 
 
 def _with_free(here: Here, free_gib: float, total_gib: float = 64) -> Here:
-    memory = replace(
-        here.machine.memory,
-        total_bytes=int(total_gib * GIB),
-        available_bytes=int(free_gib * GIB),
-        limit_bytes=None,
-    )
-    return replace(here, machine=replace(here.machine, memory=memory))
+    host = replace(here.target.host, memory_bytes=int(total_gib * GIB), free_bytes=int(free_gib * GIB))
+    return replace(here, target=replace(here.target, host=host))
 
 
 @pytest.fixture
@@ -55,10 +51,9 @@ def test_rows_are_different_models_best_first(roomy: Here) -> None:
 def test_a_row_says_what_fit_says(roomy: Here) -> None:
     answer = recommend(need("coding", min_decode_tokens_per_s=1, max_ttft_s=1e6), roomy)
     first = answer.ranked[0]
-    alone = weigh_here(
-        roomy, resolve(f"{first.entry.id}:{first.quantization}"), Settings(context_tokens=8192)
-    )
-    assert alone.memory == first.setup.memory
+    spec = resolve(f"{first.entry.id}:{first.quantization}")
+    alone = weigh(spec, roomy, Settings(context_tokens=8192))
+    assert alone.memory == replace(first.setup.memory, available_bytes=alone.available_bytes)
     assert alone.speed == first.setup.speed
 
 

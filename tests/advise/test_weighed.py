@@ -9,9 +9,10 @@ import pytest
 
 from weigh.advise import weighed as module
 from weigh.advise.weighed import Weighings
-from weigh.bench.here import Here, weigh_here
+from weigh.bench.here import Here
 from weigh.engines.engine import Settings
 from weigh.estimate import setup
+from weigh.estimate.setup import weigh
 from weigh.estimate.speed import Workload
 from weigh.model.catalog import catalog
 from weigh.model.resolve import resolve
@@ -32,9 +33,10 @@ def weighings(here: Here, context_tokens: int = 4096, prompt_tokens: int = 2000)
 
 def test_a_setup_weighs_what_fit_says(calibrated: Here, folder: Path) -> None:
     found = weighings(calibrated).of(ENTRY, "Q4_K_M")
-    alone = weigh_here(calibrated, resolve("llama-3.2-1b:Q4_K_M"))
+    alone = weigh(resolve("llama-3.2-1b:Q4_K_M"), calibrated)
     assert found is not None
-    assert (found.memory, found.speed) == (alone.memory, alone.speed)
+    assert replace(found.memory, available_bytes=alone.available_bytes) == alone.memory
+    assert found.speed == alone.speed
     assert found.parameters == alone.spec.parameters
     assert found.first_token_s == alone.ttft_s(2000)
 
@@ -45,7 +47,7 @@ def test_the_second_call_weighs_nothing(
     first = weighings(calibrated)
     found = first.of(ENTRY, "Q4_K_M")
     first.keep()
-    monkeypatch.setattr(setup, "estimate", lambda *a, **k: pytest.fail("weighed again"))
+    monkeypatch.setattr(setup, "weigh", lambda *a, **k: pytest.fail("weighed again"))
     assert weighings(calibrated).of(ENTRY, "Q4_K_M") == found
     with pytest.raises(pytest.fail.Exception):
         weighings(calibrated).of(ENTRY, "Q8_0")
@@ -59,7 +61,7 @@ def test_another_question_or_calibration_is_weighed_apart(calibrated: Here, fold
         weighings(calibrated, context_tokens=8192),
         weighings(calibrated, prompt_tokens=10),
         weighings(slower),
-        weighings(replace(calibrated, cpu_features=())),
+        weighings(replace(calibrated, target=replace(calibrated.target, cpu_features=()))),
     ):
         one.of(ENTRY, "Q4_K_M")
         one.keep()
@@ -95,5 +97,5 @@ def test_old_answers_make_room(calibrated: Here, folder: Path, monkeypatch: pyte
 
 
 def test_a_model_of_unknown_shapes_is_none(calibrated: Here, folder: Path) -> None:
-    entry = next(entry for entry in catalog() if entry.unsupported)
+    entry = replace(ENTRY, id="nobody/knows", config={**ENTRY.config, "model_type": "unheard-of"})
     assert weighings(calibrated).of(entry, "Q4_K_M") is None

@@ -9,10 +9,11 @@ import pytest
 
 from weigh.bench import probes
 from weigh.bench.drive import prompt_ids, relative_spread
-from weigh.bench.here import Here, scratch_folder, weigh_here
+from weigh.bench.here import Here, scratch_folder
 from weigh.bench.trial import expected_seconds, run_trial
 from weigh.engines.engine import Settings
 from weigh.errors import EngineMissing
+from weigh.estimate.setup import weigh
 from weigh.estimate.speed import Workload
 from weigh.figure import Basis
 from weigh.model.ggml_types import GgmlType
@@ -27,7 +28,7 @@ SETTINGS, WORKLOAD = Settings(context_tokens=512), Workload(prompt_tokens=32, ou
 
 
 def test_a_trial_measures_keeps_and_cleans_up(calibrated: Here, store: Store) -> None:
-    found = weigh_here(calibrated, SMALL, SETTINGS, WORKLOAD)
+    found = weigh(SMALL, calibrated, SETTINGS, WORKLOAD)
     seconds = expected_seconds(found, 2)
     assert seconds is not None
     assert seconds > 0
@@ -46,7 +47,7 @@ def test_a_trial_measures_keeps_and_cleans_up(calibrated: Here, store: Store) ->
 
 
 def test_a_trial_at_depth_prefills_only_what_is_new(calibrated: Here) -> None:
-    found = weigh_here(calibrated, SMALL, SETTINGS, replace(WORKLOAD, depth_tokens=100))
+    found = weigh(SMALL, calibrated, SETTINGS, replace(WORKLOAD, depth_tokens=100))
     trial = run_trial(found, calibrated)
     (prefill,) = trial.drive.prefills
     assert (prefill.prompt_tokens, prefill.cached_tokens) == (32, 100)
@@ -55,14 +56,14 @@ def test_a_trial_at_depth_prefills_only_what_is_new(calibrated: Here) -> None:
 def test_a_file_of_the_users_own_is_run_as_it_is_and_stays(calibrated: Here, tmp_path: Path) -> None:
     path = tmp_path / "mine.gguf"
     write_gguf(SMALL, path)
-    found = weigh_here(calibrated, read_gguf(path), SETTINGS, WORKLOAD)
+    found = weigh(read_gguf(path), calibrated, SETTINGS, WORKLOAD)
     trial = run_trial(found, calibrated)
     assert trial.basis is Basis.MEASURED
     assert path.exists()
 
 
 def test_without_an_engine_the_error_says_how_to_get_one(calibrated: Here) -> None:
-    found = weigh_here(calibrated, SMALL, SETTINGS, WORKLOAD)
+    found = weigh(SMALL, calibrated, SETTINGS, WORKLOAD)
     with pytest.raises(EngineMissing, match="no engine is installed"):
         run_trial(found, replace(calibrated, engine=None))
 

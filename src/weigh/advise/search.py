@@ -8,16 +8,16 @@ One setup a model is shown: the one that ranks best.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
 from weigh import units
 from weigh.advise.needs import Need
 from weigh.advise.weighed import Weighed, Weighings
-from weigh.bench.here import Here
 from weigh.engines.engine import Settings
 from weigh.estimate.quality import Quality, quality, traits
+from weigh.estimate.site import Site
 from weigh.estimate.speed import Workload
 from weigh.model.catalog import CatalogEntry, catalog
 from weigh.model.ggml_types import GgmlType
@@ -56,6 +56,7 @@ class Recommendation:
     entry: CatalogEntry
     setup: Weighed
     available_bytes: int
+    fits: bool
     quality: Quality
     rank_points: float
     shortfalls: tuple[Shortfall, ...]
@@ -83,10 +84,6 @@ class Recommendation:
     def miss(self) -> float:
         """By how much it misses the need: all its shortfalls multiplied; 1 when it meets it."""
         return math.prod(shortfall.ratio for shortfall in self.shortfalls)
-
-    @property
-    def fits(self) -> bool:
-        return self.setup.memory.total_bytes <= self.available_bytes
 
     @property
     def quantization(self) -> str:
@@ -121,7 +118,7 @@ class Answer:
 
 def recommend(
     need: Need,
-    here: Here,
+    site: Site,
     *,
     workload: Workload = Workload(),  # noqa: B008 - frozen
     kv_type: GgmlType = GgmlType.F16,
@@ -132,17 +129,18 @@ def recommend(
     Without a calibration speeds are unknown: nothing is called too slow, and the order is by quality.
     """
     if need.reserve_bytes is None:
-        need = replace(need, reserve_bytes=here.default_reserve_bytes)
-    available = here.available_bytes(need.reserve_bytes)
+        need = replace(need, reserve_bytes=site.default_reserve_bytes)
+    rooms = site.available_bytes(need.reserve_bytes)
+    available = site.together_bytes(rooms)
     settings = Settings(
         context_tokens=need.context_tokens, parallel=need.users, kv_type_k=kv_type, kv_type_v=kv_type
     )
-    weighings = Weighings(here, settings, workload, need.prompt_tokens)
+    weighings = Weighings(site, settings, workload, need.prompt_tokens, need.reserve_bytes)
     weighed = [
         one
         for entry in catalog()
         if need.task.wants(entry.id) and _within_reach(entry, available)
-        for one in _setups(weighings, need, entry, available)
+        for one in _setups(weighings, need, entry, site, rooms)
     ]
     weighings.keep()
     meeting = sorted((r for r in weighed if r.meets), key=lambda r: -r.rank_points)
@@ -168,7 +166,7 @@ def _within_reach(entry: CatalogEntry, available: int) -> bool:
 
 
 def _setups(
-    weighings: Weighings, need: Need, entry: CatalogEntry, available: int
+    weighings: Weighings, need: Need, entry: CatalogEntry, site: Site, rooms: Sequence[int]
 ) -> Iterator[Recommendation]:
     """The model of `entry` at every recipe worth weighing; none when its shapes are not known."""
     habits = traits(entry.id)
@@ -176,7 +174,7 @@ def _setups(
     first = weighings.of(entry, native or MIDDLE_RECIPE)
     if first is None:
         return
-    middle = _judged(need, entry, first, available)
+    middle = _judged(need, entry, first, site, rooms)
     yield middle
     if native:
         return
@@ -184,27 +182,31 @@ def _setups(
     for recipe in others:
         other = weighings.of(entry, recipe)
         if other is not None:
-            yield _judged(need, entry, other, available)
+            yield _judged(need, entry, other, site, rooms)
 
 
-def _judged(need: Need, entry: CatalogEntry, setup: Weighed, available: int) -> Recommendation:
+def _judged(
+    need: Need, entry: CatalogEntry, setup: Weighed, site: Site, rooms: Sequence[int]
+) -> Recommendation:
     """A weighed setup held against the need."""
+    fits, available = site.holds(setup.devices, rooms), site.together_bytes(rooms)
     judged = quality(entry.id, setup.parameters, setup.quantization, need.task.axis)
     return Recommendation(
         entry=entry,
         setup=setup,
         available_bytes=available,
+        fits=fits,
         quality=judged,
         rank_points=_rank_points(need, entry, setup, judged),
-        shortfalls=tuple(_shortfalls(need, setup, available)),
+        shortfalls=tuple(_shortfalls(need, setup, available, fits)),
     )
 
 
-def _shortfalls(need: Need, found: Weighed, available: int) -> Iterator[Shortfall]:
+def _shortfalls(need: Need, found: Weighed, available: int, fits: bool) -> Iterator[Shortfall]:
     needed = found.memory.total_bytes
-    if needed > available:
+    if not fits:
         text = f"needs {units.gib(needed)}, {units.gib(available)} may be used"
-        yield Shortfall("memory", text, needed / max(available, 1))
+        yield Shortfall("memory", text, max(needed / max(available, 1), 1.001))
     trained = found.context_train
     if trained and need.context_tokens > trained:
         text = f"trained for {trained:,} tokens of context"

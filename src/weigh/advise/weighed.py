@@ -2,6 +2,7 @@
 
 Weighing a few hundred setups takes most of a second; the same question asked again should not. What is
 kept depends on nothing that changes from call to call: free memory comes in later, when setups are judged.
+Only the split over GPUs needs it, so that is made for free memory in whole steps of 256 MiB.
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ import contextlib
 import hashlib
 import os
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from weigh.bench.here import Here
     from weigh.engines.engine import Settings
-    from weigh.estimate.memory import MemoryEstimate
+    from weigh.estimate.placement import DeviceMemory, Placement
+    from weigh.estimate.site import Site
     from weigh.estimate.speed import SpeedEstimate, Workload
     from weigh.figure import Figure
     from weigh.model.catalog import CatalogEntry
 
 FILES_KEPT = 24
+FREE_STEP_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Weighed:
     """Of one setup, what searching and showing need.
 
     Attributes:
+        memory: of all devices together; `devices` has each, RAM first.
         first_token_s: for the task's typical prompt; None, as `speed`, without a calibration.
     """
 
@@ -37,7 +40,10 @@ class Weighed:
     parameters: int
     active_parameters: int
     context_train: int
-    memory: MemoryEstimate
+    memory: DeviceMemory
+    devices: tuple[DeviceMemory, ...]
+    placement: Placement
+    why: str
     speed: SpeedEstimate | None
     first_token_s: Figure | None
 
@@ -45,8 +51,16 @@ class Weighed:
 class Weighings:
     """Setups of one question, by model and recipe."""
 
-    def __init__(self, here: Here, settings: Settings, workload: Workload, prompt_tokens: int) -> None:
-        self._here, self._settings, self._workload = here, settings, workload
+    def __init__(
+        self,
+        site: Site,
+        settings: Settings,
+        workload: Workload,
+        prompt_tokens: int,
+        reserve_bytes: int | None = None,
+    ) -> None:
+        self._site = _steady(site, reserve_bytes)
+        self._settings, self._workload = settings, workload
         self._prompt_tokens = prompt_tokens
         self._path = _folder() / f"weighed-{self._key()}.pickle"
         self._known = _read(self._path)
@@ -55,7 +69,7 @@ class Weighings:
     def _key(self) -> str:
         """Of all that the weighings depend on; the catalog and the code by their time of change."""
         asked = (self._settings, self._workload, self._prompt_tokens)
-        known = (self._here.calibration, self._here.cpu_features, _newest_file_ns())
+        known = (self._site, _newest_file_ns())
         return hashlib.sha256(repr((asked, known)).encode()).hexdigest()[:20]
 
     def of(self, entry: CatalogEntry, recipe: str) -> Weighed | None:
@@ -67,16 +81,11 @@ class Weighings:
     def _weigh(self, entry: CatalogEntry, recipe: str) -> Weighed | None:
         if entry.unsupported:
             return None
-        from weigh.estimate.setup import estimate
+        from weigh.estimate.setup import weigh
         from weigh.model.quantization import quantize
 
-        found = estimate(
-            quantize(entry.spec(), recipe),
-            self._settings,
-            self._workload,
-            available_bytes=0,
-            calibration=self._here.calibration,
-            cpu_features=self._here.cpu_features,
+        found = weigh(
+            quantize(entry.spec(), recipe), self._site, self._settings, self._workload, reserve_bytes=0
         )
         return Weighed(
             quantization=found.spec.quantization,
@@ -84,6 +93,9 @@ class Weighings:
             active_parameters=found.spec.active_parameters,
             context_train=found.spec.context_train,
             memory=found.memory,
+            devices=found.devices,
+            placement=found.placement,
+            why=found.why,
             speed=found.speed,
             first_token_s=found.ttft_s(self._prompt_tokens),
         )
@@ -100,6 +112,21 @@ class Weighings:
             by_age = sorted(self._path.parent.glob("weighed-*.pickle"), key=lambda p: p.stat().st_mtime)
             for old in by_age[:-FILES_KEPT]:
                 old.unlink()
+
+
+def _steady(site: Site, reserve_bytes: int | None) -> Site:
+    """The site without what changes from call to call, and without what is to stay free."""
+    from weigh.estimate.site import Site
+
+    target = site.target
+    free_bytes = site.available_bytes(reserve_bytes)[0] if target.gpus else 0
+    host = replace(target.host, free_bytes=_in_steps(free_bytes))
+    gpus = (replace(gpu, free_bytes=_in_steps(gpu.free_bytes)) for gpu in target.gpus)
+    return Site(replace(target, host=host, gpus=tuple(gpus)), site.calibration)
+
+
+def _in_steps(free_bytes: int) -> int:
+    return free_bytes // FREE_STEP_BYTES * FREE_STEP_BYTES
 
 
 def _folder() -> Path:

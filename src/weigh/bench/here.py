@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weigh.engines import default_engine
 from weigh.errors import EngineMissing
+from weigh.estimate.site import Site
 from weigh.machine import Machine, models_folder, probe
+from weigh.machine.devices import target_here
 from weigh.store import Store
 
 if TYPE_CHECKING:
     from weigh.bench.drive import Progress
     from weigh.engines.engine import Engine, Layout, Settings
-    from weigh.estimate.calibration import Calibration
-    from weigh.estimate.setup import SetupEstimate
-    from weigh.estimate.speed import Workload
     from weigh.model.spec import ModelSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Here:
-    """Attributes:
-    engine: None when none is installed; then speeds stay unknown.
-    cpu_features: instruction sets the engine's build uses.
+@dataclass(frozen=True, kw_only=True)
+class Here(Site):
+    """This machine as a site.
+
+    Attributes:
+        engine: None when none is installed; then speeds stay unknown.
     """
 
     machine: Machine
     engine: Engine | None
     engine_version: str
-    calibration: Calibration | None
-    cpu_features: tuple[str, ...]
 
     @property
-    def default_reserve_bytes(self) -> int:
-        """Left free for everything else: 2 GiB, an editor and a browser, but at most an eighth of it all."""
-        return min(2 << 30, self.machine.memory.usable_bytes // 8)
-
-    def available_bytes(self, reserve_bytes: int | None) -> int:
-        """Memory a model may take: what is free now less what is to stay free."""
-        reserved = self.default_reserve_bytes if reserve_bytes is None else reserve_bytes
-        return max(0, self.machine.memory.available_bytes - reserved)
+    def on_host(self) -> Here:
+        """This machine without its GPUs: where engines are measured."""
+        return replace(self, target=replace(self.target, gpus=()))
 
 
 def scratch_folder() -> Path:
@@ -66,7 +59,7 @@ def here(*, calibrate: bool = True, again: bool = False, progress: Progress | No
         engine = default_engine()
         version = engine.version()
     except EngineMissing:
-        return Here(machine, None, "", None, machine.cpu.instruction_sets)
+        return Here(target=target_here(machine), machine=machine, engine=None, engine_version="")
     store = Store()
     known = None if again else store.calibration(machine.fingerprint, engine.name, version)
     if known is None and calibrate:
@@ -74,29 +67,13 @@ def here(*, calibrate: bool = True, again: bool = False, progress: Progress | No
 
         known = measure(machine, engine, folder=scratch_folder(), progress=progress or (lambda s, d: None))
         store.save_calibration(known)
-    return Here(machine, engine, version, known, engine.cpu_features(machine.cpu.instruction_sets))
-
-
-def weigh_here(
-    here: Here,
-    spec: ModelSpec,
-    settings: Settings | None = None,
-    workload: Workload | None = None,
-    *,
-    reserve_bytes: int | None = None,
-) -> SetupEstimate:
-    """One setup weighed against what is free on this machine now."""
-    from weigh.engines.engine import Settings
-    from weigh.estimate.setup import estimate
-    from weigh.estimate.speed import Workload
-
-    return estimate(
-        spec,
-        settings or Settings(),
-        workload or Workload(),
-        available_bytes=here.available_bytes(reserve_bytes),
-        calibration=here.calibration,
-        cpu_features=here.cpu_features,
+    features = engine.cpu_features(machine.cpu.instruction_sets)
+    return Here(
+        target=replace(target_here(machine), cpu_features=features),
+        calibration=known,
+        machine=machine,
+        engine=engine,
+        engine_version=version,
     )
 
 

@@ -94,7 +94,7 @@ def run_trial(
             writing = lambda done, total: progress("writing a file of the true shapes", done / total)  # noqa: E731
             file = stack.enter_context(synthetic_file(spec, scratch_folder(), progress=writing))
         progress("loading", 0.0)
-        limits = Limits(memory_bytes=estimated.available_bytes)
+        limits = Limits(memory_bytes=estimated.available[0])
         session = stack.enter_context(here.engine.start(file, estimated.settings, limits))
         seen = drive(
             session,

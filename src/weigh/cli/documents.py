@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from weigh.figure import Figure
 
 if TYPE_CHECKING:
+    from weigh.advise.buy import Purchases
     from weigh.advise.needs import Need
     from weigh.advise.search import Answer, Recommendation
+    from weigh.advise.shelf import OnShelf
+    from weigh.advise.table import SizeTable
     from weigh.bench.here import Here
     from weigh.bench.trial import Trial
     from weigh.engines.engine import Layout
-    from weigh.estimate.memory import MemoryEstimate
+    from weigh.estimate.placement import DeviceMemory, Placement
     from weigh.estimate.quality import Quality
+    from weigh.estimate.serving import Served
     from weigh.estimate.setup import SetupEstimate
+    from weigh.estimate.site import Site
     from weigh.estimate.speed import SpeedEstimate
     from weigh.machine import Bandwidth, Machine
+    from weigh.machine.devices import GpuSheet, HostSheet
+    from weigh.machine.doctor import Finding
+    from weigh.machine.target import Device, Target
     from weigh.model.spec import ModelSpec
 
 Document = dict[str, Any]
@@ -84,19 +93,51 @@ def model_document(spec: ModelSpec) -> Document:
             }
             for part in breakdown(spec)
         ],
+        "beside": [
+            {"name": group.name, "parameters": group.total_elements, "bytes": group.total_bytes}
+            for group in spec.beside
+        ],
         "basis": spec.basis,
+        "format": spec.format,
         "notes": list(spec.notes),
+        "contradictions": list(spec.contradictions),
     }
 
 
-def memory_document(memory: MemoryEstimate, available_bytes: int) -> Document:
+def memory_document(memory: DeviceMemory, available_bytes: int) -> Document:
     return {
         "weights_bytes": exact(memory.weights_bytes, "bytes"),
         "kv_cache_bytes": exact(memory.kv_cache_bytes, "bytes"),
         "compute_bytes": exact(memory.compute_bytes, "bytes"),
-        "runtime_bytes": exact(memory.runtime_bytes, "bytes"),
+        "runtime_bytes": exact(memory.overhead_bytes, "bytes"),
         "total_bytes": exact(memory.total_bytes, "bytes"),
         "available_bytes": exact(available_bytes, "bytes"),
+    }
+
+
+def split_document(placement: Placement, devices: Sequence[DeviceMemory], why: str) -> Document:
+    """What the RAM and each GPU would hold, RAM first."""
+    return {
+        "gpu_layers": list(placement.gpu_layers),
+        "experts_in_ram_layers": placement.experts_in_ram,
+        "why": why,
+        "devices": [
+            {"device": device.device} | memory_document(device, device.available_bytes) for device in devices
+        ],
+    }
+
+
+def device_document(device: Device) -> Document:
+    return asdict(device) | {"backend": str(device.backend)}
+
+
+def target_document(target: Target) -> Document:
+    return {
+        "name": target.name,
+        "host": device_document(target.host),
+        "host_cores": target.host_cores,
+        "gpus": [device_document(gpu) for gpu in target.gpus],
+        "assumed": list(target.assumed),
     }
 
 
@@ -112,10 +153,23 @@ def speed_document(speed: SpeedEstimate | None) -> Document | None:
     }
 
 
+def fit_document(found: SetupEstimate | Served, layout: Layout | None) -> Document:
+    from weigh.estimate.serving import Served
+
+    return served_document(found) if isinstance(found, Served) else setup_document(found, layout)
+
+
+def comparison_document(found: Sequence[SetupEstimate | Served]) -> Document:
+    return {"compared": [fit_document(one, None) for one in found]}
+
+
 def setup_document(found: SetupEstimate, layout: Layout | None) -> Document:
     document: Document = {
         "model": found.spec.name,
         "quantization": found.spec.quantization,
+        "engine": "llama.cpp",
+        "on": found.site.target.name,
+        "assumed": list(found.site.target.assumed),
         "fits": found.fits,
         "settings": {
             "context_tokens": found.settings.context_tokens,
@@ -125,11 +179,92 @@ def setup_document(found: SetupEstimate, layout: Layout | None) -> Document:
         "workload": asdict(found.workload),
         "memory": memory_document(found.memory, found.available_bytes)
         | {"max_context_tokens": exact(found.max_context_tokens, "tokens")},
+        "split": split_document(found.placement, found.devices, found.why),
+        "arguments": list(found.arguments),
         "speed": speed_document(found.speed),
     }
     if layout is not None:
         document["engine_layout"] = asdict(layout) | {"total_bytes": layout.total_bytes}
     return document
+
+
+def served_document(found: Served) -> Document:
+    memory = found.memory
+    return {
+        "model": found.spec.name,
+        "quantization": found.spec.quantization,
+        "engine": memory.engine,
+        "on": found.site.target.name,
+        "assumed": list(found.site.target.assumed),
+        "devices": found.devices,
+        "fits": found.fits,
+        "memory_of_one_device": {
+            "weights_bytes": exact(memory.weights_bytes, "bytes"),
+            "kv_cache_bytes": exact(memory.kv_cache_bytes, "bytes"),
+            "activations_bytes": exact(memory.activations_bytes, "bytes"),
+            "overhead_bytes": exact(memory.overhead_bytes, "bytes"),
+            "total_bytes": memory.total.to_json(),
+            "reserved_bytes": exact(memory.reserved_bytes, "bytes"),
+            "available_bytes": exact(found.available_bytes, "bytes"),
+        },
+        "kv_capacity_tokens": memory.kv_capacity_tokens,
+        "max_concurrency": memory.max_concurrency,
+        "arguments": list(memory.arguments),
+        "notes": list(memory.notes),
+    }
+
+
+def shelf_document(shelf: Sequence[OnShelf]) -> Document:
+    return {
+        "models": [
+            {
+                "name": one.found.name,
+                "also": list(one.found.also),
+                "place": one.found.place,
+                "path": str(one.found.path),
+                "format": one.found.format,
+                "parameters": one.found.parameters,
+                "quantization": one.found.quantization,
+                "file_bytes": one.found.file_bytes,
+                "problem": one.found.problem or one.reason,
+                "fits": one.setup.fits if one.setup else None,
+                "needed_bytes": exact(one.setup.memory.total_bytes, "bytes") if one.setup else None,
+            }
+            for one in shelf
+        ]
+    }
+
+
+def purchases_document(found: Purchases) -> Document:
+    return {
+        "model": found.spec.name,
+        "quantization": found.spec.quantization,
+        "min_decode_tokens_per_s": found.min_decode_tokens_per_s,
+        "max_ttft_s": found.max_ttft_s,
+        "considered": found.considered,
+        "met": found.met,
+        "options": [{"kind": o.kind} | setup_document(o.setup, None) for o in found.options],
+        "nearest": setup_document(found.nearest.setup, None) if found.nearest else None,
+    }
+
+
+def table_document(found: SizeTable) -> Document:
+    return {
+        "context_tokens": found.context_tokens,
+        "on": found.site.target.name,
+        "classes": [asdict(one) for one in found.classes],
+        "groups": [asdict(group) for group in found.groups],
+        "rules": [asdict(rule) for rule in found.rules],
+        "misleading": list(found.misleading),
+    }
+
+
+def devices_document(found: Sequence[GpuSheet | HostSheet]) -> Document:
+    return {"devices": [asdict(sheet) for sheet in found]}
+
+
+def doctor_document(findings: Sequence[Finding]) -> Document:
+    return {"findings": [asdict(finding) for finding in findings]}
 
 
 def quality_document(judged: Quality) -> Document:
@@ -155,6 +290,7 @@ def recommendation_document(one: Recommendation) -> Document:
         "fits": one.fits,
         "meets_need": one.meets,
         "memory": memory_document(setup.memory, one.available_bytes),
+        "split": split_document(setup.placement, setup.devices, setup.why),
         "speed": speed_document(setup.speed),
         "task_prompt_ttft_s": setup.first_token_s.to_json() if setup.first_token_s else None,
         "quality": quality_document(one.quality),
@@ -175,9 +311,15 @@ def need_document(need: Need) -> Document:
     }
 
 
-def answer_document(here: Here, answer: Answer) -> Document:
+def site_document(site: Site) -> Document:
+    from weigh.bench.here import Here
+
+    return here_document(site) if isinstance(site, Here) else target_document(site.target)
+
+
+def answer_document(site: Site, answer: Answer) -> Document:
     return {
-        "machine": here_document(here),
+        "machine": site_document(site),
         "need": need_document(answer.need),
         "considered": answer.considered,
         "met": answer.met,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,11 +12,14 @@ from weigh.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
     from weigh.engines.engine import Settings
+    from weigh.estimate.site import Site
     from weigh.estimate.speed import Workload
+    from weigh.machine.target import Target
     from weigh.model.ggml_types import GgmlType
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_ASSUMED_RAM_BYTES = 32 * units.GIB  # beside a card of which nothing else is said
 KV_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
 
 
@@ -109,6 +112,74 @@ task_workload = _together(
 parallel = click.option(
     "--parallel", type=click.IntRange(1, 1024), default=1, show_default=True, help="Sequences at once."
 )
+
+
+engine = click.option(
+    "--engine",
+    type=click.Choice(["llama.cpp", "ollama", "transformers", "vllm"]),
+    default="llama.cpp",
+    show_default=True,
+    help="Whose memory and settings.",
+)
+
+on = click.option("--on", "named", help="A device by name instead of this machine, e.g. 'RTX 4090'.")
+ons = click.option(
+    "--on",
+    "named",
+    multiple=True,
+    help="A device by name instead of this machine, e.g. 'RTX 4090' or '2x RTX 3090, 64GB'; again to compare.",
+)
+
+_own = _together(
+    click.option("--vram", type=Bytes(), help="A GPU of your own figures: its memory, e.g. 24G."),
+    click.option("--bandwidth", type=click.FloatRange(min=0, min_open=True), help="Its bandwidth in GB/s."),
+    click.option("--ram", type=Bytes(), help="RAM beside it, or of a machine without a GPU."),
+)
+
+
+def device(command: Command) -> Command:
+    """`--on`, or the figures of a device nobody has named."""
+    return on(_own(command))
+
+
+def devices(command: Command) -> Command:
+    return ons(_own(command))
+
+
+def sites(
+    named: Sequence[str], vram: int | None, bandwidth: float | None, ram: int | None
+) -> tuple[Site, ...]:
+    """The devices the options name; none means this machine.
+
+    Raises:
+        BadInput: a device is unknown, or its figures do not make one.
+    """
+    from weigh.estimate.site import Site
+    from weigh.machine.devices import target_named
+
+    if vram is None and bandwidth is None and ram is None:
+        return tuple(Site(target_named(name)) for name in named)
+    if named:
+        raise BadInput(
+            "a device is either named or described", hint="leave out --on, or --vram, --bandwidth and --ram"
+        )
+    return (Site(_described(vram, bandwidth, ram)),)
+
+
+def _described(vram: int | None, bandwidth: float | None, ram: int | None) -> Target:
+    from dataclasses import replace
+
+    from weigh.machine.devices import target_custom, target_named
+
+    if vram is None and bandwidth is None and ram is not None:
+        return target_named(f"CPU only, {ram / units.GIB:g}GB")
+    if bandwidth is None:
+        raise BadInput("speed goes by the memory's bandwidth", hint="add --bandwidth, in GB/s")
+    if vram is None and ram is None:
+        raise BadInput("a bandwidth alone is no device", hint="add --vram or --ram")
+    made = target_custom(vram or 0, bandwidth * units.GB, _ASSUMED_RAM_BYTES if ram is None else ram)
+    said = f"{units.gib(_ASSUMED_RAM_BYTES)} of RAM"
+    return made if ram is not None else replace(made, assumed=(*made.assumed, said))
 
 
 def settings_and_workload(

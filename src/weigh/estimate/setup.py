@@ -1,15 +1,15 @@
-"""One setup weighed: the single answer behind `fit`, `recommend` and `try`."""
+"""One setup weighed: the single answer behind `fit`, `recommend`, `buy` and `try`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from weigh.engines.engine import Settings
-from weigh.estimate.calibration import Calibration
 from weigh.estimate.memory import MemoryEstimate, max_context_tokens, memory
-from weigh.estimate.speed import SpeedEstimate, Workload, speed, ttft
-from weigh.estimate.work import Work, work
+from weigh.estimate.placement import DeviceMemory, Placement
+from weigh.estimate.site import Site
+from weigh.estimate.speed import SpeedEstimate, Workload, speed
+from weigh.estimate.work import work
 from weigh.figure import Figure
 from weigh.model.quantization import file_bytes
 from weigh.model.spec import MixerKind, ModelSpec
@@ -17,88 +17,167 @@ from weigh.model.spec import MixerKind, ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class SetupEstimate:
-    """What running `spec` under `settings` would take and give here.
+    """What running `spec` under `settings` on llama.cpp would take and give at a site.
 
     Attributes:
-        available_bytes: memory it may take: what is free now less what is to stay free.
-        speed: None when this machine has not been calibrated.
+        available: memory it may take of the RAM and of each GPU: free less what is to stay free.
+        placement: the best split found; nothing on a GPU where there is none.
+        devices: what the RAM and each GPU would hold.
+        process: the memory in detail where the host does everything; None when a GPU takes part.
+        speed: None when nothing is known of the site's.
+        why: the split in plain words; "" where there is none.
     """
 
     spec: ModelSpec
     settings: Settings
     workload: Workload
-    memory: MemoryEstimate
-    available_bytes: int
+    site: Site
+    available: tuple[int, ...]
+    placement: Placement
+    devices: tuple[DeviceMemory, ...]
+    process: MemoryEstimate | None
     speed: SpeedEstimate | None
-    cpu_features: Collection[str]
-    calibration: Calibration | None
-    work: Work
+    why: str = ""
 
-    def ttft_s(self, prompt_tokens: int) -> Figure | None:
-        """Time to first token of another prompt than the workload's; None without a calibration."""
-        if self.calibration is None:
-            return None
-        return ttft(
-            self.work,
-            self.calibration,
-            prompt_tokens=prompt_tokens,
-            unmeasured_mixers=_unmeasured(self.spec),
-        )
+    @property
+    def memory(self) -> DeviceMemory:
+        """All devices together."""
+        parts = [(d.weights_bytes, d.kv_cache_bytes, d.compute_bytes, d.overhead_bytes) for d in self.devices]
+        weights, cache, compute, overhead = (sum(part) for part in zip(*parts, strict=True))
+        name = self.site.target.name
+        return DeviceMemory(name, weights, cache, compute, overhead, self.available_bytes)
+
+    @property
+    def available_bytes(self) -> int:
+        """Of all devices together."""
+        return self.site.together_bytes(self.available)
 
     @property
     def fits(self) -> bool:
-        return self.memory.total_bytes <= self.available_bytes
+        return self.site.holds(self.devices, self.available)
+
+    def ttft_s(self, prompt_tokens: int) -> Figure | None:
+        """Time to first token of another prompt than the workload's; None where no speed is known."""
+        if self.speed is None:
+            return None
+        other = replace(self.workload, prompt_tokens=prompt_tokens, depth_tokens=0)
+        found = _speed(self.spec, self.settings, other, self.site, self.placement, self.process)
+        return found.ttft_s if found else None
 
     @property
     def peak_memory_bytes(self) -> Figure:
         """Highest resident memory of a run; file pages beyond what is free are dropped meanwhile."""
-        room = max(self.memory.total_bytes, self.available_bytes)
-        return Figure.exact(min(self.memory.resident_bytes, room), "bytes")
+        if self.process is None:
+            return Figure.exact(self.memory.total_bytes, "bytes")
+        room = max(self.process.total_bytes, self.available[0])
+        return Figure.exact(min(self.process.resident_bytes, room), "bytes")
 
     @property
     def max_context_tokens(self) -> int:
         """Largest context per sequence that fits, up to what the model was trained for."""
-        return max_context_tokens(self.spec, self.settings, self.cpu_features, self.available_bytes)
+        if not self.site.target.gpus:
+            return max_context_tokens(self.spec, self.settings, self.site.cpu_features, self.available[0])
+        from weigh.estimate.split import max_context_tokens_placed
+
+        return max_context_tokens_placed(self.spec, self.settings, self.site.target, self.available)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What to give llama.cpp so that it does this."""
+        from weigh.estimate.split import arguments
+
+        return arguments(self.placement, self.site.target, self.spec, self.settings)
 
 
-def estimate(
+def weigh(
     spec: ModelSpec,
-    settings: Settings,
-    workload: Workload,
+    site: Site,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    workload: Workload = Workload(),  # noqa: B008 - frozen
     *,
-    available_bytes: int,
-    calibration: Calibration | None,
-    cpu_features: Collection[str],
+    reserve_bytes: int | None = None,
 ) -> SetupEstimate:
-    """Weigh one setup.
+    """Weigh one setup at a site, at the best split over its devices.
 
     Args:
         spec: with its tensors typed: read from a file, or through a quantization recipe.
-        cpu_features: instruction sets of the engine's build (they decide what it repacks).
+        reserve_bytes: RAM to leave free; None for the site's default.
     """
-    needed = memory(spec, settings, cpu_features)
-    todo, timing = work(spec), None
-    if calibration is not None:
-        timing = speed(
-            todo,
-            calibration,
-            replace(workload, parallel=settings.parallel),
-            file_bytes=spec.file_bytes or file_bytes(spec),
-            repacked_bytes=needed.repacked_bytes,
-            unmeasured_mixers=_unmeasured(spec),
-        )
+    available = site.available_bytes(reserve_bytes)
+    workload = replace(workload, parallel=settings.parallel)
+    if site.target.gpus:
+        return _placed(spec, settings, workload, site, available)
+    process = memory(spec, settings, site.cpu_features)
+    placement = Placement()
+    timing = _speed(spec, settings, workload, site, placement, process)
+    devices = (_of_process(process, site, available[0]),)
+    return SetupEstimate(spec, settings, workload, site, available, placement, devices, process, timing)
+
+
+def _of_process(process: MemoryEstimate, site: Site, available_bytes: int) -> DeviceMemory:
+    return DeviceMemory(
+        device=site.target.host.name,
+        weights_bytes=process.weights_bytes,
+        kv_cache_bytes=process.kv_cache_bytes,
+        compute_bytes=process.compute_bytes + process.output_bytes,
+        overhead_bytes=process.runtime_bytes,
+        available_bytes=available_bytes,
+    )
+
+
+def _placed(
+    spec: ModelSpec, settings: Settings, workload: Workload, site: Site, available: tuple[int, ...]
+) -> SetupEstimate:
+    from weigh.estimate.device_memory import placed_memory
+    from weigh.estimate.split import best_placement
+
+    def decode_s(placement: Placement) -> float:
+        timing = _speed(spec, settings, workload, site, placement, None)
+        return 1 / timing.decode_tokens_per_s.value if timing else 0.0
+
+    found = best_placement(spec, settings, site.target, available, decode_s)
+    placement = found.placement if found else Placement((0,) * len(site.target.gpus))
     return SetupEstimate(
         spec=spec,
         settings=settings,
         workload=workload,
-        memory=needed,
-        available_bytes=available_bytes,
-        speed=timing,
-        cpu_features=cpu_features,
-        calibration=calibration,
-        work=todo,
+        site=site,
+        available=available,
+        placement=placement,
+        devices=found.memory
+        if found
+        else placed_memory(spec, settings, site.target, placement, available=available),
+        process=None,
+        speed=_speed(spec, settings, workload, site, placement, None),
+        why=found.why if found else "",
     )
 
 
-def _unmeasured(spec: ModelSpec) -> bool:
+def _speed(
+    spec: ModelSpec,
+    settings: Settings,
+    workload: Workload,
+    site: Site,
+    placement: Placement,
+    process: MemoryEstimate | None,
+) -> SpeedEstimate | None:
+    """From this machine's calibration where the host does everything, else from what is known of the devices."""
+    if site.calibration is not None and not placement.on_gpu:
+        return speed(
+            work(spec),
+            site.calibration,
+            workload,
+            file_bytes=spec.file_bytes or file_bytes(spec),
+            repacked_bytes=(process or memory(spec, settings, site.cpu_features)).repacked_bytes,
+            unmeasured_mixers=unmeasured_mixers(spec),
+        )
+    if site.target.probed and not placement.on_gpu:
+        return None  # this machine can be measured; nothing is guessed of it
+    from weigh.estimate.device_speed import placed_speed
+
+    return placed_speed(spec, settings, workload, site.target, placement, site.calibration)
+
+
+def unmeasured_mixers(spec: ModelSpec) -> bool:
+    """Whether it has layers whose own operations a calibration does not run."""
     return any(mixer.kind in (MixerKind.RECURRENT, MixerKind.LATENT) for mixer in spec.mixers)

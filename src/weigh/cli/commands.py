@@ -1,0 +1,399 @@
+"""The commands: each parses, calls one library function, renders, and picks the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from weigh.cli import options
+
+if TYPE_CHECKING:
+    from weigh.bench.here import Here
+    from weigh.estimate.site import Site
+    from weigh.model.ggml_types import GgmlType
+
+_NO = 1
+
+
+def _answer(as_json: bool, document: Callable[[Any], Any], screen: Callable[[Any], None]) -> None:
+    """Print one of the two forms of an answer; the module of the other is not even imported."""
+    if as_json:
+        from weigh.cli import documents
+        from weigh.cli.render import print_json
+
+        print_json(document(documents))
+    else:
+        from weigh.cli import screens
+
+        screen(screens)
+
+
+@click.command()
+@click.option("--calibrate", is_flag=True, help="Measure again: about half a minute.")
+@click.option("--doctor", is_flag=True, help="What each probe saw, for a bug report; nothing is measured.")
+@options.on
+@options.as_json
+def machine(calibrate: bool, doctor: bool, named: str | None, as_json: bool) -> int:
+    """What was found here: processors, memory, GPUs, disk, and what was measured.
+
+    With --on: what is known of a device that is only named.
+    """
+    if named:
+        (site,) = options.sites([named], None, None, None)
+        _answer(as_json, lambda d: d.target_document(site.target), lambda s: s.show_target(site.target))
+        return 0
+    if doctor:
+        from weigh.machine.doctor import examine
+
+        found = examine()
+        _answer(as_json, lambda d: d.doctor_document(found), lambda s: s.show_doctor(found))
+        return 0
+    with _here(calibrate=calibrate, again=calibrate) as here:
+        _answer(as_json, lambda d: d.here_document(here), lambda s: s.show_machine(here))
+    return 0
+
+
+@click.command()
+@click.argument("model")
+@options.as_json
+def model(model: str, as_json: bool) -> int:
+    """What MODEL is made of: parameters, number formats, bits per weight, KV cache per token.
+
+    MODEL is a GGUF file, a safetensors folder, a config.json, ollama:NAME, hf:ORG/NAME, or a catalog name
+    such as qwen2.5-coder-7b, with an optional quantization: llama-3.1-8b:Q4_K_M.
+    """
+    from weigh.model.resolve import resolve
+
+    spec = resolve(model)
+    _answer(as_json, lambda d: d.model_document(spec), lambda s: s.show_model(spec))
+    return 0
+
+
+@click.command()
+@click.argument("folders", nargs=-1, type=click.Path())
+@options.device
+@options.as_json
+def models(
+    folders: tuple[str, ...],
+    named: str | None,
+    vram: int | None,
+    bandwidth: float | None,
+    ram: int | None,
+    as_json: bool,
+) -> int:
+    """The models already on this machine, where they lie, and whether they fit.
+
+    Looked through: Ollama's store, the Hugging Face cache, LM Studio's and llama.cpp's folders, and FOLDERS.
+    """
+    from pathlib import Path
+
+    from weigh.advise.shelf import shelf
+
+    asked = options.sites([named] if named else [], vram, bandwidth, ram)
+    with _site(asked, calibrate=False) as site:
+        found = shelf([Path(folder) for folder in folders], site)
+        _answer(as_json, lambda d: d.shelf_document(found), lambda s: s.show_shelf(found, site))
+    return 0
+
+
+@click.command()
+@click.argument("model")
+@click.option("--context", type=options.Tokens(), help="Tokens of context per sequence (default: 4096).")
+@options.workload
+@options.parallel
+@options.reserve
+@options.devices
+@options.engine
+@click.option("--ask-engine", is_flag=True, help="Hold the memory against the engine's own layout.")
+@options.no_calibrate
+@options.as_json
+def fit(
+    model: str,
+    context: int | None,
+    prompt: int,
+    output: int,
+    depth: int,
+    parallel: int,
+    kv_type: GgmlType,
+    reserve: int | None,
+    named: tuple[str, ...],
+    vram: int | None,
+    bandwidth: float | None,
+    ram: int | None,
+    engine: str,
+    ask_engine: bool,
+    no_calibrate: bool,
+    as_json: bool,
+) -> int:
+    """Does MODEL fit, how fast is it, how much context can it hold, and which part goes where?
+
+    Here, or on devices by name; with several they are compared. Exit code 1 when it fits on none.
+    """
+    from weigh.bench.here import ask_layout
+    from weigh.estimate.serving import serve
+    from weigh.model.resolve import resolve
+
+    spec = resolve(model)
+    settings, workload = options.settings_and_workload(
+        context=context, prompt=prompt, output=output, depth=depth, parallel=parallel, kv_type=kv_type
+    )
+    asked = options.sites(named, vram, bandwidth, ram)
+    with _site(asked, calibrate=not no_calibrate) as first:
+        sites = asked or (first,)
+        found = [serve(engine, spec, site, settings, workload, reserve_bytes=reserve) for site in sites]
+        layout = ask_layout(_asked_here(first), spec, settings) if ask_engine else None
+        if len(found) > 1:
+            _answer(as_json, lambda d: d.comparison_document(found), lambda s: s.show_comparison(found))
+        else:
+            _answer(
+                as_json,
+                lambda d: d.fit_document(found[0], layout),
+                lambda s: s.show_fit(found[0], layout, asked=model),
+            )
+    return 0 if any(one.fits for one in found) else _NO
+
+
+@click.command()
+@click.option("--task", default="coding", show_default=True, help="What it is for; `--task list` shows all.")
+@click.option("--context", type=options.Tokens(), help="Tokens of context per user (default: the task's).")
+@click.option("--users", "--parallel", type=click.IntRange(1, 1024), help="Users at once (default: 1).")
+@click.option("--min-speed", type=click.FloatRange(0), help="Least decode tokens/s (default: the task's).")
+@click.option("--max-ttft", type=click.FloatRange(0), help="Longest wait for the first token, in seconds.")
+@options.reserve
+@click.option("--limit", type=click.IntRange(1, 100), default=8, show_default=True, help="Rows to show.")
+@options.task_workload
+@options.device
+@options.no_calibrate
+@options.as_json
+def recommend(
+    task: str,
+    context: int | None,
+    users: int | None,
+    min_speed: float | None,
+    max_ttft: float | None,
+    reserve: int | None,
+    limit: int,
+    prompt: int | None,
+    output: int | None,
+    depth: int,
+    kv_type: GgmlType,
+    named: str | None,
+    vram: int | None,
+    bandwidth: float | None,
+    ram: int | None,
+    no_calibrate: bool,
+    as_json: bool,
+) -> int:
+    """The best models for a need on this machine or on a device by name, ranked, with reasons.
+
+    Exit code 1 when nothing meets the need; the nearest misses are shown then.
+    """
+    if task == "list":
+        from weigh.cli.screens import show_tasks
+
+        show_tasks()
+        return 0
+    from weigh.advise.needs import need
+    from weigh.advise.search import recommend as search
+
+    wishes = {
+        "context_tokens": context,
+        "users": users,
+        "min_decode_tokens_per_s": min_speed,
+        "max_ttft_s": max_ttft,
+        "reserve_bytes": reserve,
+        "prompt_tokens": prompt,
+        "output_tokens": output,
+    }
+    wanted = need(task, **{name: wish for name, wish in wishes.items() if wish is not None})  # type: ignore[arg-type]
+    _, workload = options.settings_and_workload(
+        context=None,
+        prompt=prompt or 512,
+        output=output or 128,
+        depth=depth,
+        parallel=wanted.users,
+        kv_type=kv_type,
+    )
+    asked = options.sites([named] if named else [], vram, bandwidth, ram)
+    with _site(asked, calibrate=not no_calibrate) as site:
+        answer = search(wanted, site, workload=workload, kv_type=kv_type, limit=limit)
+        _answer(as_json, lambda d: d.answer_document(site, answer), lambda s: s.show_answer(site, answer))
+    return 0 if answer.ranked else _NO
+
+
+@click.command()
+@click.argument("model")
+@click.option("--context", type=options.Tokens(), help="Tokens of context per sequence (default: 4096).")
+@click.option(
+    "--min-speed", type=click.FloatRange(0), help="Least decode tokens/s (default: 10).", default=10.0
+)
+@click.option("--max-ttft", type=click.FloatRange(0), help="Longest wait for the first token, in seconds.")
+@options.workload
+@options.parallel
+@click.option("--all", "everything", is_flag=True, help="Every device that does it, not only the least ones.")
+@options.as_json
+def buy(
+    model: str,
+    context: int | None,
+    min_speed: float,
+    max_ttft: float | None,
+    prompt: int,
+    output: int,
+    depth: int,
+    kv_type: GgmlType,
+    parallel: int,
+    everything: bool,
+    as_json: bool,
+) -> int:
+    """The least hardware that runs MODEL as fast as wanted: cards, sets of cards, Macs, boards, servers.
+
+    Exit code 1 when no device weigh knows does it.
+    """
+    from weigh.advise.buy import purchases
+    from weigh.model.resolve import resolve
+
+    spec = resolve(model)
+    settings, workload = options.settings_and_workload(
+        context=context, prompt=prompt, output=output, depth=depth, parallel=parallel, kv_type=kv_type
+    )
+    found = purchases(
+        spec,
+        settings,
+        workload,
+        min_decode_tokens_per_s=min_speed,
+        max_ttft_s=max_ttft,
+        everything=everything,
+    )
+    _answer(as_json, lambda d: d.purchases_document(found), lambda s: s.show_purchases(found, asked=model))
+    return 0 if found.options else _NO
+
+
+@click.command()
+@click.option("--context", type=options.Tokens(), default=8192, help="Tokens of context (default: 8192).")
+@options.device
+@options.as_json
+def table(
+    context: int,
+    named: str | None,
+    vram: int | None,
+    bandwidth: float | None,
+    ram: int | None,
+    as_json: bool,
+) -> int:
+    """Rules of thumb about model sizes, beside what is computed; where each of them misleads."""
+    from weigh.advise.table import size_table
+
+    asked = options.sites([named] if named else [], vram, bandwidth, ram)
+    with _site(asked, calibrate=False) as site:
+        found = size_table(site, context_tokens=context)
+        _answer(as_json, lambda d: d.table_document(found), lambda s: s.show_table(found))
+    return 0
+
+
+@click.command()
+@click.argument("name", required=False)
+@options.as_json
+def devices(name: str | None, as_json: bool) -> int:
+    """The devices weigh knows by name, or those whose name holds NAME."""
+    from weigh.machine.devices import known_devices
+
+    found = known_devices(name or "")
+    _answer(as_json, lambda d: d.devices_document(found), lambda s: s.show_devices(found, name or ""))
+    return 0 if found else _NO
+
+
+@click.command(name="try")
+@click.argument("model")
+@click.option("--context", type=options.Tokens(), help="Tokens of context per sequence (default: 4096).")
+@options.workload
+@options.parallel
+@options.reserve
+@click.option(
+    "--repetitions", type=click.IntRange(1, 100), default=2, show_default=True, help="Runs of each kind."
+)
+@options.no_calibrate
+@options.as_json
+def try_(
+    model: str,
+    context: int | None,
+    prompt: int,
+    output: int,
+    depth: int,
+    parallel: int,
+    kv_type: GgmlType,
+    reserve: int | None,
+    repetitions: int,
+    no_calibrate: bool,
+    as_json: bool,
+) -> int:
+    """Test-drive MODEL here: the real engine on weights of the true shapes, nothing downloaded.
+
+    A file of the user's own is run as it is. The estimate made before stands beside what was measured.
+    """
+    from weigh.bench.trial import expected_seconds, run_trial
+    from weigh.estimate.setup import weigh
+    from weigh.model.resolve import resolve
+
+    spec = resolve(model)
+    settings, workload = options.settings_and_workload(
+        context=context, prompt=prompt, output=output, depth=depth, parallel=parallel, kv_type=kv_type
+    )
+    with _here(calibrate=not no_calibrate) as here:
+        found = weigh(spec, here.on_host, settings, workload, reserve_bytes=reserve)
+        if not found.fits:
+            _answer(
+                as_json, lambda d: d.fit_document(found, None), lambda s: s.show_fit(found, None, asked=model)
+            )
+            return _NO
+        with _progress(f"Test-driving {spec.name}", expected_seconds(found, repetitions)) as progress:
+            result = run_trial(found, here, repetitions=repetitions, progress=progress)
+        _answer(as_json, lambda d: d.trial_document(result), lambda s: s.show_trial(result))
+    return 0
+
+
+@contextmanager
+def _site(asked: tuple[Site, ...], *, calibrate: bool) -> Iterator[Site]:
+    """The first device asked for; this machine when none is."""
+    if asked:
+        yield asked[0]
+    else:
+        with _here(calibrate=calibrate) as here:
+            yield here
+
+
+def _asked_here(site: Site) -> Here:
+    """Raises BadInput for a device that is only named: no engine runs there."""
+    from weigh.bench.here import Here
+    from weigh.errors import BadInput
+
+    if not isinstance(site, Here):
+        raise BadInput("the engine can be asked on this machine only", hint="leave out --on or --ask-engine")
+    return site
+
+
+@contextmanager
+def _here(*, calibrate: bool, again: bool = False) -> Iterator[Here]:
+    """This machine, calibrated now if it has to be, with a progress line while that takes."""
+    from weigh.bench.here import here
+
+    with _progress("Measuring this machine (once, about 30 s)") as progress:
+        found = here(calibrate=calibrate, again=again, progress=progress)
+    yield found
+
+
+@contextmanager
+def _progress(title: str, expected_s: float | None = None) -> Iterator[Any]:
+    from weigh import units
+    from weigh.cli.render import ProgressLine
+
+    line = ProgressLine(f"{title}, about {units.seconds(expected_s)}" if expected_s else title)
+    try:
+        yield line
+    finally:
+        line.close()
+
+
+ALL: tuple[click.Command, ...] = (machine, devices, model, models, fit, recommend, buy, table, try_)

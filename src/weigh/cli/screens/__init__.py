@@ -1,0 +1,23 @@
+"""What each command shows: the answer first, then its reasons and figures, then one next command."""
+
+from weigh.cli.screens.answer import show_answer, show_tasks
+from weigh.cli.screens.fit import show_comparison, show_fit, show_purchases, show_trial
+from weigh.cli.screens.machine import show_devices, show_doctor, show_machine, show_target
+from weigh.cli.screens.model import show_model, show_shelf
+from weigh.cli.screens.table import show_table
+
+__all__ = [
+    "show_answer",
+    "show_comparison",
+    "show_devices",
+    "show_doctor",
+    "show_fit",
+    "show_machine",
+    "show_model",
+    "show_purchases",
+    "show_shelf",
+    "show_table",
+    "show_target",
+    "show_tasks",
+    "show_trial",
+]
