@@ -1,0 +1,612 @@
+"""How fast on devices that are only known by data sheets and by what others have measured on them.
+
+Decode, one step      sum over devices of
+                        weight bytes visited / bandwidth x what its format costs there
+                      + KV bytes read / bandwidth x what that costs
+                      + layers x time to launch one
+Prefill of T tokens   sum over devices of
+                        2 x weights x T / FP16 peak x what its format costs there
+                      + attention over T x depth + T^2 / 2 pairs / FP16 peak x its cost
+                      + micro-batches x (layers x time to launch one + experts streamed)
+Offloaded parts run one after another. Weights in RAM cross the bus to a GPU in prefill, because llama.cpp
+multiplies batches of `OFFLOAD_TOKENS` and more there; otherwise the host does its part itself.
+
+Each cost is a product of effects, named `backend`, `generation`, `format` and so on, that
+`benchmarks/device_rates_fit.py` fitted to published runs of llama.cpp (data/device_rates.json): a device that
+nobody measured takes those of its generation and backend, one that somebody did has an effect of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+from weigh.engines.engine import Settings
+from weigh.estimate.calibration import Calibration
+from weigh.estimate.kv_cache import cell_bytes
+from weigh.estimate.memory import EMBEDDINGS, memory
+from weigh.estimate.placement import Placement
+from weigh.estimate.speed import SpeedEstimate, Workload, speed
+from weigh.estimate.work import work
+from weigh.figure import Basis, Figure
+from weigh.machine.devices import gpu_sheets
+from weigh.machine.target import Backend, Device, Target
+from weigh.model.quantization import file_bytes
+from weigh.model.spec import Mixer, MixerKind, ModelSpec, TensorGroup
+from weigh.model.stored_types import NumberFormat
+
+LAUNCH_S = 20e-6  # unit of the time to launch a layer; its effect says how many
+OFFLOAD_TOKENS = 32  # llama.cpp, ggml-cuda.cu: batches from here on are multiplied on the GPU
+LINK_SHARE = 0.7  # of the bus's peak that copies reach: taken for granted
+TENSOR_PARALLEL_SHARE = 0.85  # of n GPUs' rate that is left beside exchanging sums: taken for granted
+
+# Where a data sheet says nothing. Wide of the mark by a factor of two either way.
+GPU_BYTES_PER_S_PER_BYTE = 30.0  # reads its memory 20 to 45 times a second: RTX 3060 to RTX 5090
+HOST_BYTES_PER_S = 40e9
+GPU_FLOPS_PER_BYTE = 100.0
+HOST_FLOPS_PER_BYTE = 6.0
+
+DISK_BYTES_PER_S = 3e9  # an NVMe disk
+BOARD_DISK_BYTES_PER_S = 0.4e9  # a card or a USB disk of a board
+BOARD_BYTES_PER_S = 40e9  # boards have less memory bandwidth than this
+START_S = 1.0
+PAGES_BYTES_PER_S = 6e9  # file pages in memory to where the engine wants them
+LOAD_NOTE = "load times assume an NVMe disk of 3 GB/s, 0.4 GB/s on boards"
+
+# Relative half-widths added for what the published runs do not show.
+UNKNOWN_RATE_ERROR = 1.0
+SEVERAL_SEQUENCES_ERROR = 0.35
+TENSOR_PARALLEL_ERROR = 0.4
+SPLIT_ERROR = 0.25
+COPIED_WEIGHTS_ERROR = 0.5
+LOAD_ERROR = 2.0
+
+
+class Run(NamedTuple):
+    """What a term depends on beside its amount of work. `sheet` is the device's name in the tables."""
+
+    backend: str
+    generation: str
+    sheet: str
+    hbm: bool = False
+    era: str = ""  # of the engine's build: "" is today's; older ones matter to the fit alone
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one device does of a model. Weights are counts by number format.
+
+    Attributes:
+        experts: all stacked experts, of which a token visits `expert_share`.
+        output: of the output matrix, computed for the last token of a prompt only.
+        layers: that launch operations here, of which `expert_layers` route to experts.
+        mixers: with how many layers each has here.
+    """
+
+    dense: tuple[tuple[NumberFormat, int], ...]
+    experts: tuple[tuple[NumberFormat, int], ...]
+    output: tuple[NumberFormat, int] | None
+    expert_share: float
+    layers: int
+    expert_layers: int
+    mixers: tuple[tuple[Mixer, int], ...]
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.dense or self.experts or self.output)
+
+
+class Term(NamedTuple):
+    """Seconds before effects, and the effects that multiply them."""
+
+    seconds: float
+    effects: tuple[str, ...]
+
+
+# --- terms: what both the fit and the estimate are made of ----------------------------------------------
+
+
+@cache
+def format_class(kind: NumberFormat) -> str:
+    """Formats whose kernels are alike."""
+    name = kind.name
+    if name in ("F32", "F16", "BF16"):
+        return "16"
+    if name in ("Q4_K", "Q5_K", "Q6_K"):
+        return "K"
+    if name in ("Q2_K", "Q3_K"):
+        return "low K"
+    if name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "INT4", "NF4", "FP4"):
+        return "legacy"
+    return "8" if kind.bits_per_weight >= 8 else "MX" if name in ("MXFP4", "NVFP4") else "IQ"
+
+
+def decode_terms(
+    part: Part, run: Run, bytes_per_s: float, settings: Settings, *, cached_tokens: float, sequences: int = 1
+) -> list[Term]:
+    """Of one step of `sequences`, less the arithmetic that every sequence but the first adds."""
+    terms = []
+    dense = (*part.dense, part.output) if part.output else part.dense
+    for name, size in _bytes_by_class(dense).items():
+        terms.append(Term(size / bytes_per_s, _decode_effects(run, name, False)))
+    distinct = 1 - (1 - part.expert_share) ** sequences
+    for name, size in _bytes_by_class(part.experts).items():
+        terms.append(Term(size * distinct / bytes_per_s, _decode_effects(run, name, True)))
+    cache_bytes = sequences * _cache_bytes_read(part, settings, cached_tokens)
+    terms.append(Term(cache_bytes / bytes_per_s, _effects(run, "kv")))
+    terms.append(Term(part.layers * LAUNCH_S, (*_effects(run, "launch"), f"launch {run.generation}")))
+    if part.expert_layers:
+        terms.append(Term(part.expert_layers * LAUNCH_S, _effects(run, "route")))
+    return terms
+
+
+def prefill_terms(
+    part: Part, run: Run, bytes_per_s: float, flops_per_s: float, *, tokens: int, depth: int, ubatch: int
+) -> list[Term]:
+    """Of a prompt of `tokens` after `depth` cached ones, in micro-batches of `ubatch`."""
+    micro_batches = math.ceil(tokens / ubatch)
+    terms = []
+    for name, weights in _weights_by_class(part.dense).items():
+        terms.append(Term(2 * weights * tokens / flops_per_s, _prefill_effects(run, name, False)))
+    for name, weights in _weights_by_class(part.experts).items():
+        flops = 2 * weights * part.expert_share * tokens
+        terms.append(Term(flops / flops_per_s, _prefill_effects(run, name, True)))
+    touched = 1 - (1 - part.expert_share) ** min(ubatch, tokens)
+    streamed = sum(_bytes_by_class(part.experts).values()) * touched * micro_batches
+    streamed += sum(_bytes_by_class((part.output,)).values()) if part.output else 0
+    terms.append(Term(streamed / bytes_per_s, ("stream",)))
+    pairs = sum(_pair_flops(mixer, tokens, depth) * layers for mixer, layers in part.mixers)
+    terms.append(Term(pairs / flops_per_s, _effects(run, "attention")))
+    terms.append(Term(part.layers * micro_batches * LAUNCH_S, _effects(run, "launch")))
+    return terms
+
+
+def _bytes_by_class(weights: Sequence[tuple[NumberFormat, int]]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for kind, count in weights:
+        name = format_class(kind)
+        found[name] = found.get(name, 0.0) + count * kind.block_bytes / kind.block_weights
+    return found
+
+
+def _weights_by_class(weights: Sequence[tuple[NumberFormat, int]]) -> dict[str, float]:
+    """In prefill only two kinds of kernels matter: for 16-bit weights and for quantized ones."""
+    found: dict[str, float] = {}
+    for kind, count in weights:
+        name = kind.name if format_class(kind) == "16" else "quantized"
+        found[name] = found.get(name, 0.0) + count
+    return found
+
+
+def _cache_bytes_read(part: Part, settings: Settings, tokens: float) -> float:
+    """Keys and values of the tokens a step looks back at; a recurrent state is read and written."""
+    total = 0.0
+    for mixer, layers in part.mixers:
+        total += layers * 2 * 4 * mixer.state_elements
+        if mixer.kind is not MixerKind.RECURRENT:
+            seen = min(tokens, mixer.window) if mixer.kind is MixerKind.SLIDING else tokens
+            total += layers * seen * cell_bytes(mixer, settings.kv_type_k, settings.kv_type_v)
+    return total
+
+
+def _pair_flops(mixer: Mixer, tokens: int, depth: int) -> float:
+    if mixer.kind is MixerKind.RECURRENT:
+        return 0.0
+    pairs = tokens * depth + tokens * tokens / 2
+    if mixer.kind is MixerKind.SLIDING:
+        pairs = min(pairs, tokens * mixer.window)
+    return pairs * 2 * mixer.query_heads * (mixer.key_dim + mixer.value_dim)
+
+
+@lru_cache(maxsize=4096)
+def _decode_effects(run: Run, name: str, expert: bool) -> tuple[str, ...]:
+    found = [
+        f"bytes {run.backend}",
+        f"bytes {run.backend} {run.generation}",
+        f"device {run.sheet} {run.backend}",
+    ]
+    found += [f"format {name}", f"format {name} {run.backend}"]
+    found += ["bytes HBM"] if run.hbm else []
+    found += ["experts", f"experts {run.backend}"] if expert else []
+    return (*found, f"era {run.era} bytes") if run.era else tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def _prefill_effects(run: Run, name: str, expert: bool) -> tuple[str, ...]:
+    found = [
+        f"flops {run.backend}",
+        f"flops {run.backend} {run.generation}",
+        f"device {run.sheet} {run.backend}",
+    ]
+    found += [f"format {name} {run.backend}"]
+    found += ["experts", f"experts {run.backend}"] if expert else []
+    return (*found, f"era {run.era} {run.backend}") if run.era else tuple(found)
+
+
+@lru_cache(maxsize=4096)
+def _effects(run: Run, what: str) -> tuple[str, ...]:
+    found = (what, f"{what} {run.backend}")
+    return (*found, f"era {run.era} {what}") if run.era else found
+
+
+# --- rates --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Fitted effects, as logarithms, and how far estimates made with them were off.
+
+    Attributes:
+        errors: 80 % half-width of the logarithm, by how well the device is known (`published` for one with
+            runs of its own, `related` otherwise) and kind of model (`dense`, `experts`).
+        runs: how many published runs each device has.
+    """
+
+    effects: dict[str, float]
+    errors: dict[str, float]
+    runs: dict[str, int]
+
+    def seconds(self, terms: Sequence[Term]) -> float:
+        return sum(term.seconds * self._factor(term.effects) for term in terms)
+
+    def _factor(self, effects: tuple[str, ...]) -> float:
+        found = _factors.get((id(self), effects))
+        if found is None:
+            total = sum(self.effects.get(name, 0.0) for name in effects)
+            found = _factors[id(self), effects] = math.exp(total)
+        return found
+
+
+_factors: dict[tuple[int, tuple[str, ...]], float] = {}
+MANY_RUNS = 3
+
+
+@cache
+def rates() -> tuple[Rates, Rates]:
+    """Those of decode and of prefill."""
+    path = Path(__file__).parents[1] / "data" / "device_rates.json"
+    content = json.loads(path.read_bytes())
+    decode, prefill = (Rates(**content[name]) for name in ("decode", "prefill"))
+    return decode, prefill
+
+
+@cache
+def _hbm_names() -> frozenset[str]:
+    return frozenset(sheet.name for sheet in gpu_sheets() if "HBM" in sheet.memory_type)
+
+
+def run_on(device: Device) -> Run:
+    return Run(str(device.backend), device.generation, device.name, device.name in _hbm_names())
+
+
+def bytes_per_s(device: Device) -> float:
+    """Peak of its memory, guessed from its size when no data sheet says it."""
+    if device.bandwidth_bytes_per_s:
+        return device.bandwidth_bytes_per_s
+    if device.backend is Backend.CPU:
+        return HOST_BYTES_PER_S
+    return device.memory_bytes * GPU_BYTES_PER_S_PER_BYTE
+
+
+def flops_per_s(device: Device, cpu_features: Sequence[str] = ()) -> float:
+    """What matrices are multiplied with at most; on a processor FP32 and its faster way with 8-bit integers."""
+    if device.backend is Backend.CPU:
+        peak = device.fp32_flops_per_s or HOST_FLOPS_PER_BYTE * bytes_per_s(device)
+        return peak * integer_gain(cpu_features)
+    return device.fp16_flops_per_s or device.fp32_flops_per_s or GPU_FLOPS_PER_BYTE * bytes_per_s(device)
+
+
+def integer_gain(cpu_features: Sequence[str]) -> float:
+    """Multiplications of 8-bit integers per FP32 one, as instructions allow; halved for packing and scales."""
+    if "AMX_INT8" in cpu_features:
+        return 4.0
+    if {"AVX512_VNNI", "AVX_VNNI", "I8MM"} & set(cpu_features):
+        return 2.0
+    return 1.5 if "DOTPROD" in cpu_features else 1.0
+
+
+# --- shares of a model ------------------------------------------------------------------------------------
+
+
+class _Sums:
+    """A model's weights by layer, summed from the first on, so that any run of layers is a subtraction."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.dense: dict[NumberFormat, list[int]] = {}
+        self.experts: dict[NumberFormat, list[int]] = {}
+        self.loose: dict[NumberFormat, int] = {}  # outside the layers; computed where the output is
+        output: tuple[NumberFormat, int] | None = None
+        with_experts = [0] * spec.layers
+        for tensor in spec.tensors:
+            if len(tensor.shape) < 2:
+                continue
+            if tensor.name == "output.weight" or (tensor.name == "token_embd.weight" and output is None):
+                output = (tensor.type, tensor.elements)
+            elif tensor.name not in EMBEDDINGS:
+                self._add(tensor)
+                for layer in tensor.layers if tensor.experts else ():
+                    with_experts[layer] = 1
+        self.output = output
+        for table in (self.dense, self.experts):
+            for kind, each in table.items():
+                table[kind] = [0, *accumulate(each)]
+        self.expert_layers = [0, *accumulate(with_experts)]
+        self.mixers = [(mixer, self._counts(mixer)) for mixer in spec.mixers]
+        self.share = spec.experts_used / spec.experts if spec.experts else 0.0
+
+    def _add(self, tensor: TensorGroup) -> None:
+        table = self.experts if tensor.experts else self.dense
+        if not tensor.layers:
+            self.loose[tensor.type] = self.loose.get(tensor.type, 0) + tensor.elements
+        elif tensor.type not in table:
+            table[tensor.type] = [0] * self.spec.layers
+        for layer in tensor.layers:
+            if layer < self.spec.layers:
+                table[tensor.type][layer] += tensor.elements
+
+    def _counts(self, mixer: Mixer) -> list[int]:
+        here = frozenset(mixer.layers)
+        return [0, *accumulate(layer in here for layer in range(self.spec.layers))]
+
+    def part(self, first: int, end: int, *, experts_from: int, output: bool) -> Part:
+        """Layers `first` to `end`, their experts from layer `experts_from` on, and the output matrix or not."""
+        dense = _between(self.dense, first, end)
+        return Part(
+            dense=(*dense, *self.loose.items()) if output else dense,
+            experts=_between(self.experts, min(max(first, experts_from), end), end),
+            output=self.output if output else None,
+            expert_share=self.share,
+            layers=end - first,
+            expert_layers=self.expert_layers[end] - self.expert_layers[first],
+            mixers=tuple((mixer, counts[end] - counts[first]) for mixer, counts in self.mixers),
+        )
+
+    def experts_only(self, first: int, end: int) -> Part:
+        """The routed experts of layers whose rest is elsewhere."""
+        experts = _between(self.experts, first, end)
+        routed = self.expert_layers[end] - self.expert_layers[first]
+        return Part((), experts, None, self.share, 0, routed, ())
+
+
+def _between(
+    table: dict[NumberFormat, list[int]], first: int, end: int
+) -> tuple[tuple[NumberFormat, int], ...]:
+    counts = ((kind, each[end] - each[first]) for kind, each in table.items())
+    return tuple((kind, count) for kind, count in counts if count)
+
+
+_REMEMBERED = 4096
+_sums_of: dict[int, _Sums] = {}
+
+
+def _sums(spec: ModelSpec) -> _Sums:
+    """By identity: a spec cannot be hashed; its entry keeps it alive."""
+    found = _sums_of.get(id(spec))
+    if found is None:
+        if len(_sums_of) >= _REMEMBERED:
+            _sums_of.clear()
+        found = _sums_of[id(spec)] = _Sums(spec)
+    return found
+
+
+class _Share(NamedTuple):
+    device: Device
+    part: Part
+
+
+def whole(spec: ModelSpec) -> Part:
+    """All of a model, on one device."""
+    return _sums(spec).part(0, spec.layers, experts_from=0, output=True)
+
+
+def shares(spec: ModelSpec, target: Target, placement: Placement) -> list[_Share]:
+    """Who does what, the host first; those with nothing to do are left out."""
+    sums = _sums(spec)
+    if not placement.on_gpu:
+        return [_Share(target.host, whole(spec))]
+    if placement.tensor_parallel:
+        return [_Share(target.gpus[0], whole(spec))]
+    in_ram = placement.experts_in_ram
+    first = spec.layers - sum(placement.gpu_layers)
+    found = [_Share(target.host, sums.part(0, first, experts_from=0, output=not placement.output_on_gpu))]
+    last = max(i for i, layers in enumerate(placement.gpu_layers) if layers)
+    for index, (gpu, layers) in enumerate(zip(target.gpus, placement.gpu_layers, strict=True)):
+        end = first + layers
+        if in_ram > first and layers:
+            found.append(_Share(target.host, sums.experts_only(first, min(in_ram, end))))
+        output = placement.output_on_gpu and index == last
+        if layers:
+            found.append(_Share(gpu, sums.part(first, end, experts_from=in_ram, output=output)))
+        first = end
+    return [share for share in found if not share.part.is_empty]
+
+
+# --- the estimate -------------------------------------------------------------------------------------------
+
+
+def placed_speed(
+    spec: ModelSpec,
+    settings: Settings,
+    workload: Workload,
+    target: Target,
+    placement: Placement,
+    calibration: Calibration | None = None,
+) -> SpeedEstimate:
+    """Speed of `spec` spread over `target` as `placement` says.
+
+    Args:
+        calibration: of this very machine; all on a probed host it gives the answer alone, as `speed` does.
+            Of a model that is only partly on the host it is not used.
+    """
+    workload = replace(workload, parallel=settings.parallel)
+    if calibration is not None and target.probed and not placement.on_gpu:
+        return _calibrated(spec, settings, workload, target, calibration)
+    placed = shares(spec, target, placement)
+    step = _Estimate.of(*_decode(placed, settings, workload, target, placement))
+    first = _Estimate.of(*_prefill(placed, settings, workload, target, placement))
+    warm = _load_s(spec, target, placed)
+    size = spec.file_bytes or file_bytes(spec)
+    read = size / (BOARD_DISK_BYTES_PER_S if _is_board(target) else DISK_BYTES_PER_S)
+    return SpeedEstimate(
+        prefill_tokens_per_s=first.rate(workload.prompt_tokens),
+        decode_tokens_per_s=step.rate(1),
+        ttft_s=first.time(),
+        load_s=Figure.within(warm, LOAD_ERROR, "s", Basis.RULE_OF_THUMB, LOAD_NOTE),
+        load_cold_s=Figure.within(warm + read, LOAD_ERROR, "s", Basis.RULE_OF_THUMB, LOAD_NOTE),
+    )
+
+
+def _calibrated(
+    spec: ModelSpec, settings: Settings, workload: Workload, target: Target, calibration: Calibration
+) -> SpeedEstimate:
+    return speed(
+        work(spec),
+        calibration,
+        workload,
+        file_bytes=spec.file_bytes or file_bytes(spec),
+        repacked_bytes=memory(spec, settings, target.cpu_features).repacked_bytes,
+        unmeasured_mixers=any(m.kind in (MixerKind.RECURRENT, MixerKind.LATENT) for m in spec.mixers),
+    )
+
+
+class _Timed(NamedTuple):
+    """Seconds a device takes, with the relative half-width of its estimate and where it comes from."""
+
+    seconds: float
+    error: float
+    basis: Basis
+
+
+class _Estimate(NamedTuple):
+    seconds: float
+    error: float
+    basis: Basis
+
+    @classmethod
+    def of(cls, timed: Sequence[_Timed], more_error: float) -> _Estimate:
+        """Errors of devices are taken to go together, so they average by time; others come on top."""
+        total = sum(t.seconds for t in timed)
+        shared = sum(t.seconds * t.error for t in timed) / total
+        order = list(Basis)
+        basis = max((t.basis for t in timed), key=order.index)
+        return cls(total, math.hypot(shared, more_error), basis)
+
+    def time(self) -> Figure:
+        return Figure.within(self.seconds, self.error, "s", self.basis)
+
+    def rate(self, tokens: int) -> Figure:
+        return Figure.within(tokens / self.seconds, self.error, "tokens/s", self.basis)
+
+
+def _decode(
+    placed: Sequence[_Share], settings: Settings, workload: Workload, target: Target, placement: Placement
+) -> tuple[list[_Timed], float]:
+    depth = workload.depth_tokens + workload.output_tokens / 2
+    sequences = workload.parallel
+    decode, prefill = rates()
+    timed = []
+    for device, part in placed:
+        run = run_on(device)
+        terms = decode_terms(
+            part, run, bytes_per_s(device), settings, cached_tokens=depth, sequences=sequences
+        )
+        seconds = decode.seconds(terms)
+        if sequences > 1:
+            seconds += prefill.seconds(_arithmetic(part, run, _flops(device, target), sequences - 1))
+        seconds /= _gain(placement, target)
+        timed.append(_timed(seconds, device, part, decode, _known(device)))
+    more = [SEVERAL_SEQUENCES_ERROR] * (sequences > 1) + [TENSOR_PARALLEL_ERROR] * placement.tensor_parallel
+    more += [SPLIT_ERROR] * (len(placed) > 1)
+    return timed, math.hypot(*more)
+
+
+def _arithmetic(part: Part, run: Run, peak: float, tokens: int) -> list[Term]:
+    """Multiplications of further tokens in a step, at the rate of prefill."""
+    dense = (*part.dense, part.output) if part.output else part.dense
+    terms = [
+        Term(2 * weights * tokens / peak, _prefill_effects(run, name, False))
+        for name, weights in _weights_by_class(dense).items()
+    ]
+    return terms + [
+        Term(2 * weights * part.expert_share * tokens / peak, _prefill_effects(run, name, True))
+        for name, weights in _weights_by_class(part.experts).items()
+    ]
+
+
+def _prefill(
+    placed: Sequence[_Share], settings: Settings, workload: Workload, target: Target, placement: Placement
+) -> tuple[list[_Timed], float]:
+    tokens, depth = workload.prompt_tokens, workload.depth_tokens
+    ubatch = min(settings.ubatch_tokens, settings.batch_tokens, tokens)
+    prefill = rates()[1]
+    timed, copied_any = [], False
+    for device, part in placed:
+        copied = device is target.host and placement.on_gpu and ubatch >= OFFLOAD_TOKENS
+        worker = target.gpus[0] if copied else device
+        terms = prefill_terms(
+            part,
+            run_on(worker),
+            bytes_per_s(worker),
+            _flops(worker, target),
+            tokens=tokens,
+            depth=depth,
+            ubatch=ubatch,
+        )
+        seconds = prefill.seconds(terms) / _gain(placement, target)
+        if copied:
+            seconds += math.ceil(tokens / ubatch) * _copy_s(part, worker, ubatch)
+            copied_any = True
+        known = _known(worker) and bool(worker.fp16_flops_per_s or worker.fp32_flops_per_s)
+        timed.append(_timed(seconds, worker, part, prefill, known))
+    more = [TENSOR_PARALLEL_ERROR] * placement.tensor_parallel + [COPIED_WEIGHTS_ERROR] * copied_any
+    return timed, math.hypot(*more)
+
+
+def _copy_s(part: Part, gpu: Device, tokens: int) -> float:
+    """Seconds to bring the weights of one micro-batch over the bus; nothing where memory is shared."""
+    if gpu.unified or gpu.link_bytes_per_s is None:
+        return 0.0
+    touched = 1 - (1 - part.expert_share) ** tokens
+    size = sum(_bytes_by_class(part.dense).values()) + touched * sum(_bytes_by_class(part.experts).values())
+    return size / (gpu.link_bytes_per_s * LINK_SHARE)
+
+
+def _gain(placement: Placement, target: Target) -> float:
+    return TENSOR_PARALLEL_SHARE * len(target.gpus) if placement.tensor_parallel else 1.0
+
+
+def _flops(device: Device, target: Target) -> float:
+    return flops_per_s(device, target.cpu_features)
+
+
+def _known(device: Device) -> bool:
+    return device.bandwidth_bytes_per_s is not None
+
+
+def _timed(seconds: float, device: Device, part: Part, table: Rates, known: bool) -> _Timed:
+    many = table.runs.get(f"{device.name} {device.backend}", 0) >= MANY_RUNS
+    where = "host" if device.backend is Backend.CPU else "published" if many else "related"
+    kind = "experts" if part.experts else "dense"
+    error = math.expm1(table.errors[f"{where} {kind}"])
+    if not known:
+        return _Timed(seconds, math.hypot(error, UNKNOWN_RATE_ERROR), Basis.RULE_OF_THUMB)
+    return _Timed(seconds, error, Basis.PUBLISHED if many else Basis.SPEC_SHEET)
+
+
+def _is_board(target: Target) -> bool:
+    return not target.gpus and bytes_per_s(target.host) < BOARD_BYTES_PER_S
+
+
+def _load_s(spec: ModelSpec, target: Target, placed: Sequence[_Share]) -> float:
+    """From starting the engine to its readiness with the file in memory: pages to RAM, and over the bus."""
+    size = spec.file_bytes or file_bytes(spec)
+    links = [d.link_bytes_per_s for d, _ in placed if d.link_bytes_per_s]
+    slowest = min([PAGES_BYTES_PER_S, *links, bytes_per_s(target.host) / 3])
+    return START_S + size / slowest
