@@ -230,6 +230,11 @@ def test_a_refusal_is_said_in_plain_words(
     assert problem("org/tiny") == f"org/tiny {said}"
 
 
+def test_a_repository_that_is_nearly_one_of_the_catalog_is_asked_about(hub: Hub) -> None:
+    said = problem("Qwen/Qwen3-4BB")
+    assert said.startswith("Qwen/Qwen3-4BB does not exist, or is private; did you mean `hf:Qwen/Qwen3-4B`")
+
+
 def test_a_gate_before_the_files_is_said_so(hub: Hub) -> None:
     hub.odd["/org/tiny/resolve"] = lambda handler: handler.refuse(403, "GatedRepo")
     with pytest.raises(Unreachable, match="org/tiny is gated") as caught:

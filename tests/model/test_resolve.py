@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.model.gguf_files import GgufFile, llama_file, llama_tensors, llama_values
+from tests.model.hub_cache_files import cache_repository
+from tests.model.hub_server import CHECKPOINT_WEIGHTS, checkpoint_files, gguf_bytes
+from tests.model.ollama_store import LIBRARY, OllamaStore
 from tests.model.test_gguf import split
-from weigh.errors import BadFile, BadInput, NotSupported, UnknownName
+from weigh.errors import BadFile, BadInput, NotSupported, UnknownName, Unreachable
 from weigh.model.ggml_types import GgmlType
 from weigh.model.resolve import resolve
 
@@ -145,6 +148,97 @@ def test_a_path_that_does_not_exist_is_named(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match=f"`{typed.partition(':')[0]}` does not exist"):
         resolve(typed)
+
+
+# --- places -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home whose places hold a tiny model each, and no network."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("OLLAMA_MODELS", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    OllamaStore(tmp_path / ".ollama" / "models").add(
+        f"{LIBRARY}/tiny/1b", ("model", gguf_bytes(llama_file()))
+    )
+    cache = tmp_path / ".cache" / "huggingface" / "hub"
+    cache_repository(cache, "org/mine", checkpoint_files(shards=2))
+    cache_repository(cache, "org/mine-GGUF", {"mine-Q4_K_M.gguf": gguf_bytes(llama_file())})
+    cache_repository(cache, "Qwen/Qwen3-4B", checkpoint_files())
+    for name in ("a-Q4_K_M.gguf", "b-Q8_0.gguf"):
+        path = tmp_path / ".lmstudio" / "models" / "pub" / "Tiny-GGUF" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        llama_file().write(path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("typed", "name", "quantization"),
+    [
+        ("ollama:tiny:1b", "tiny:1b", "Q4_K"),
+        ("lmstudio:tiny:q8_0", "pub/Tiny-GGUF", "Q4_K"),
+        ("lmstudio:pub/Tiny-GGUF:a-Q4_K_M.gguf", "pub/Tiny-GGUF", "Q4_K"),
+        ("hf:org/mine", "org/mine", "BF16"),
+        ("HF:org/mine", "org/mine", "BF16"),
+        ("hf:org/mine:Q8_0", "org/mine", "Q8_0"),
+        ("hf:org/mine-GGUF:Q4_K_M", "org/mine-GGUF", "Q4_K"),
+        ("org/mine", "org/mine", "BF16"),
+        ("org/mine:Q8_0", "org/mine", "Q8_0"),
+        ("org/mine-GGUF:Q4_K_M", "org/mine-GGUF", "Q4_K"),
+    ],
+)
+def test_a_place_and_a_name_in_it_is_a_model(places: Path, typed: str, name: str, quantization: str) -> None:
+    spec = resolve(typed)
+    assert (spec.name, spec.quantization, spec.basis) == (name, quantization, "file")
+
+
+def test_the_catalog_goes_before_the_cache_unless_the_place_is_said(places: Path) -> None:
+    assert resolve("Qwen/Qwen3-4B").parameters > 4e9
+    assert resolve("hf:Qwen/Qwen3-4B").parameters == CHECKPOINT_WEIGHTS
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("ollama:tiny", "did you mean `ollama:tiny:1b`"),
+        ("lmstudio:tyni", "did you mean `lmstudio:pub/Tiny-GGUF`"),
+        ("lmstudio:tiny", "pub/Tiny-GGUF holds 2 GGUF models: `Q4_K_M` 0.7 MiB, `Q8_0` 0.7 MiB"),
+        ("lmstudio:tiny:Q5_K_M", "did you mean `Q4_K_M`"),
+        ("hf:org/mine:Q4_K_X", "unknown quantization `Q4_K_X`; did you mean"),
+        ("hf:org/mime", "forbids to ask the hub; did you mean `hf:org/mine`"),
+        ("hf:org/none", "org/none is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids"),
+        ("hf:org/mine-GGUF:Q8_0", "org/mine-GGUF is not in the Hugging Face cache"),
+        ("org/mime", "did you mean `hf:org/mine"),
+        ("ollama:", "is no name that Ollama gives"),
+        ("hf:", "names no repository"),
+        ("lmstudio:", "unknown model of LM Studio"),
+    ],
+)
+def test_what_a_place_does_not_hold_is_one_line_with_what_it_does(
+    places: Path, typed: str, said: str
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        resolve(typed)
+    assert said in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_download_that_stopped_is_said_where_the_hub_cannot_be_asked(places: Path) -> None:
+    files = checkpoint_files(shards=3)
+    del files["model-00002-of-00003.safetensors"]
+    cache_repository(places / ".cache" / "huggingface" / "hub", "org/half", files)
+    with pytest.raises(Unreachable, match="download to the cache did not end: 1 of its 3 files are missing"):
+        resolve("hf:org/half")
+
+
+def test_a_recipe_picks_among_the_models_of_a_folder(places: Path) -> None:
+    folder = places / "models"
+    folder.mkdir()
+    for recipe, number in (("Q4_K_M", 15), ("Q8_0", 7)):
+        llama_file(general__file_type=number).write(folder / f"a-{recipe}.gguf")
+    assert resolve(f"{folder}:q8_0").file == folder / "a-Q8_0.gguf"
 
 
 def test_an_unquantized_file_may_be_taken_at_another_recipe(tmp_path: Path) -> None:

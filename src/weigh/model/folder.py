@@ -21,7 +21,7 @@ def sizes_below(folder: Path, depth: int = 4, *, inside: Path | None = None) -> 
     """
     root = inside.resolve() if inside else None
     found: dict[str, int] = {}
-    entered: set[tuple[int, int]] = set()
+    entered = {_identity(folder)}
     waiting = [("", depth)]
     seen = 0
     while waiting and seen < MOST_ENTRIES:
@@ -34,18 +34,26 @@ def sizes_below(folder: Path, depth: int = 4, *, inside: Path | None = None) -> 
             if stat.S_ISREG(info.st_mode):
                 found[prefix + entry.name] = info.st_size
             elif stat.S_ISDIR(info.st_mode) and left and not entry.name.startswith("."):
-                here = (info.st_dev, info.st_ino)
+                here = info.st_dev, info.st_ino
                 if here not in entered:
                     entered.add(here)
                     waiting.append((f"{prefix}{entry.name}/", left - 1))
     return found
 
 
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        info = folder.stat()
+    except (OSError, ValueError):  # nothing will be found there either
+        return 0, 0
+    return info.st_dev, info.st_ino
+
+
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
-    except OSError:
+    except (OSError, ValueError):
         return []
 
 

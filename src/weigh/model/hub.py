@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from weigh.errors import BadFile, BadInput, NotSupported, Unreachable
+from weigh.model.catalog import catalog
 from weigh.model.checkpoint import INDEX_NAME, adapter_message, shard_names, spec_from_checkpoint
 from weigh.model.gguf import printable, read_gguf
-from weigh.model.hub_cache import HubReference, hub_home, hub_reference, snapshot
+from weigh.model.hub_cache import HubReference, cached_repositories, hub_home, hub_reference, snapshot
 from weigh.model.json_object import json_object
 from weigh.model.remote import Refusal, RemoteFile, Web
 from weigh.model.safetensors import Header, read_header
@@ -142,7 +144,7 @@ def repository(reference: HubReference) -> Repository:
     """
     if is_offline():
         problem = f"{reference} is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids to ask the hub"
-        raise Unreachable(problem, hint=OFFLINE_HINT)
+        raise Unreachable(problem + _meant(reference, cached_repositories()), hint=OFFLINE_HINT)
     web = Web(endpoint(), _token())
     address = f"/api/models/{reference.repo}/revision/{quote(reference.revision, safe='')}?blobs=true"
     try:
@@ -184,10 +186,12 @@ def _refused(refusal: Refusal, reference: HubReference) -> Unreachable:
         said = "is gated" if gated else "is not for you to read"
         hint = f"accept its terms at {endpoint()}/{reference.repo}, and put your token into HF_TOKEN"
     elif refusal.status == 401:
-        said, hint = "does not exist, or is private", "if it is yours, put your token into HF_TOKEN"
+        said = "does not exist, or is private" + _meant(reference, catalog().by_id)
+        hint = "if it is yours, put your token into HF_TOKEN"
     elif refusal.status == 404:
         what = {"RevisionNotFound": "that revision", "EntryNotFound": "that file"}.get(refusal.code)
-        said, hint = (f"has not {what}", None) if what else ("is not on the hub", "look at its spelling")
+        said = f"has not {what}" if what else "is not on the hub" + _meant(reference, catalog().by_id)
+        hint = None
     elif refusal.status == 429:
         wait = refusal.retry_after_s
         said = "cannot be read now: the hub asks to wait" + (f" {wait} s" if wait else "")
@@ -195,6 +199,12 @@ def _refused(refusal: Refusal, reference: HubReference) -> Unreachable:
     else:
         said, hint = f"cannot be read: the hub answers with status {refusal.status}", None
     return Unreachable(f"{reference} {said}", hint=hint)
+
+
+def _meant(reference: HubReference, known: Iterable[str]) -> str:
+    """A question about the repositories that are nearly called so."""
+    close = get_close_matches(reference.repo, [repo for repo in known if repo != reference.repo], 3, 0.8)
+    return f"; did you mean {' or '.join(f'`hf:{repo}`' for repo in close)}?" if close else ""
 
 
 # --- a model of it --------------------------------------------------------------------------------------
@@ -239,8 +249,9 @@ def _with_part(error: Unreachable, reference: HubReference) -> Unreachable:
     part = snapshot(reference.repo, reference.revision)
     if part is None or not (part.missing or part.unfinished_bytes):
         return error
-    said = f"{len(part.missing)} files are missing" if part.missing else "it did not end"
-    return Unreachable(f"{error.message}; of its download to the cache {said}", hint=error.hint)
+    count = len(part.missing) + len(part.shards)
+    said = f": {len(part.missing)} of its {count} files are missing" if part.missing else ""
+    return Unreachable(f"{error.message}; its download to the cache did not end{said}", hint=error.hint)
 
 
 def _from_config(found: Repository) -> ModelSpec:

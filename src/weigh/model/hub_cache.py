@@ -146,9 +146,12 @@ def snapshot(repo: str, revision: str = "main", cache: Path | None = None) -> Sn
     folder = (cache or hub_cache_folder()) / (_FOLDER + repo.replace("/", "--"))
     try:
         commit = _commit(folder, revision)
-        if commit is None or not (found := folder / "snapshots" / commit).is_dir():
+        if commit is None:
             return None
-        return Snapshot(repo, commit, found, _unfinished_bytes(folder))
+        found, unfinished_bytes = folder / "snapshots" / commit, _unfinished_bytes(folder)
+        if not found.is_dir() and not unfinished_bytes:  # it is made when the first file has come
+            return None
+        return Snapshot(repo, commit, found, unfinished_bytes)
     except (OSError, ValueError):
         return None
 

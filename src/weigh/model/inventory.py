@@ -32,7 +32,7 @@ class Found:
         place: `Ollama`, `Hugging Face cache`, `LM Studio`, another program's name, or `folder`.
         name: what to type for it, `ollama:llama3.2:3b` or a path.
         path: its file (the first of several), or the folder of a checkpoint.
-        format: `gguf` or `safetensors`.
+        format: `gguf` or `safetensors`; "" for a download of which nothing is whole yet.
         file_bytes: of all its files.
         spec: what it is; None when it cannot be read.
         problem: why it cannot be read, or what is missing; "" when it is whole.
@@ -150,14 +150,14 @@ def _of_cache(found: Snapshot) -> Iterator[_Candidate]:
 
 def _checkpoint_of_cache(place: str, typed: str, found: Snapshot) -> _Candidate:
     size = sum(found.sizes_bytes[name] for name in found.shards) + found.unfinished_bytes
-    listed = Found(place, typed, found.folder, "safetensors", size)
+    listed = Found(place, typed, found.folder, "safetensors" if found.shards else "", size)
     try:
         missing = len(found.missing)
     except BadInput as error:
         return _Candidate(replace(listed, problem=error.message), None)
     if missing or not found.shards:
-        said = f"{missing} of its {missing + len(found.shards)} files are missing" if missing else "not ended"
-        return _Candidate(replace(listed, problem=f"the download is unfinished: {said}"), None)
+        said = f": {missing} of its {missing + len(found.shards)} files are missing" if missing else ""
+        return _Candidate(replace(listed, problem=f"its download did not end{said}"), None)
     return _Candidate(listed, partial(_cached, HubReference(found.repo)))
 
 
