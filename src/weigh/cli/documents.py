@@ -182,6 +182,7 @@ def setup_document(found: SetupEstimate, layout: Layout | None) -> Document:
         "split": split_document(found.placement, found.devices, found.why),
         "arguments": list(found.arguments),
         "speed": speed_document(found.speed),
+        "notes": list(found.notes),
     }
     if layout is not None:
         document["engine_layout"] = asdict(layout) | {"total_bytes": layout.total_bytes}

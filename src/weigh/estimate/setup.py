@@ -26,6 +26,7 @@ class SetupEstimate:
         process: the memory in detail where the host does everything; None when a GPU takes part.
         speed: None when nothing is known of the site's.
         why: the split in plain words; "" where there is none.
+        notes: what an engine around llama.cpp chose.
     """
 
     spec: ModelSpec
@@ -38,6 +39,7 @@ class SetupEstimate:
     process: MemoryEstimate | None
     speed: SpeedEstimate | None
     why: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def memory(self) -> DeviceMemory:

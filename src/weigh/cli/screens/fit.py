@@ -74,7 +74,7 @@ def _memory_facts(found: SetupEstimate) -> list[tuple[str, str]]:
     ]
     if trained and settings.context_tokens > trained:
         rows.append(("Note", f"the model was trained for {trained:,} tokens of context only"))
-    return rows
+    return [*rows, *(("Note", note) for note in found.notes)]
 
 
 def _split(found: SetupEstimate) -> Grid:
