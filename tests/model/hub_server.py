@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from urllib.parse import unquote
 
@@ -45,15 +47,16 @@ class Hub:
     odd: dict[str, Callable[[Handler], None]] = field(default_factory=dict)
     gate: str = ""
     port: int = 0
+    scheme: str = "http"
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     @property
     def files_host(self) -> str:
         """Where files lie: the same server, under a name that is another host to a client."""
-        return f"http://localhost:{self.port}"
+        return f"{self.scheme}://localhost:{self.port}"
 
     def paths(self, part: str = "") -> list[str]:
         return [request.path for request in self.asked if part in request.path]
@@ -159,12 +162,19 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[Hub]:
-    """A hub that answers while the block runs."""
+def serving(
+    repositories: Mapping[str, Mapping[str, bytes]], certificate: Path | None = None
+) -> Iterator[Hub]:
+    """A hub that answers while the block runs; over TLS with a certificate (and its key in the same file)."""
     hub = Hub({repo: dict(files) for repo, files in repositories.items()})
     handler = type("OneHandler", (Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
+    if certificate is not None:
+        hub.scheme = "https"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     hub.port = server.server_port
     thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

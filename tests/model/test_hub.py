@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -241,6 +243,60 @@ def test_a_gate_before_the_files_is_said_so(hub: Hub) -> None:
         read("org/tiny")
     assert caught.value.hint is not None
     assert f"{hub.endpoint}/org/tiny" in caught.value.hint
+
+
+# --- over TLS -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """One for this machine that nobody vouches for."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl to make a certificate")
+    path, names = tmp_path / "both.pem", "subjectAltName=IP:127.0.0.1,DNS:localhost"
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(path), "-out", str(tmp_path / "cert.pem"), "-subj", "/CN=localhost"]
+    subprocess.run([*command, "-addext", names], check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + (tmp_path / "cert.pem").read_bytes())
+    return path
+
+
+def test_a_hub_with_a_trusted_certificate_is_read_and_gets_the_token(
+    certificate: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with serving({"org/tiny": checkpoint_files(shards=2)}, certificate) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        assert read("org/tiny").parameters == CHECKPOINT_WEIGHTS
+        assert {r.host.split(":")[0]: bool(r.token) for r in server.asked} == {
+            "127.0.0.1": True,
+            "localhost": False,
+        }
+
+
+def test_a_hub_that_nobody_vouches_for_is_not_read(
+    certificate: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with serving({"org/tiny": checkpoint_files()}, certificate) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        assert "certificate verify failed" in problem("org/tiny")
+        assert not server.asked
+
+
+def test_no_redirect_leads_from_tls_to_the_clear(
+    certificate: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with serving({"org/tiny": checkpoint_files()}, certificate) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        server.odd["/org/tiny/resolve"] = lambda handler: handler.redirect(
+            f"{hub.files_host}/files/@org/tiny@x"
+        )
+        assert "redirects to nowhere that can be followed" in problem("org/tiny")
+        assert not hub.asked
 
 
 # --- no network -----------------------------------------------------------------------------------------
