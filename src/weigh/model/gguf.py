@@ -112,6 +112,8 @@ def read_gguf_projector(path: Path) -> tuple[TensorGroup, ...]:
 
 def printable(text: str) -> str:
     """Text from a file, safe to print: control characters escaped, and not too long."""
+    if len(text) <= 200 and text.isprintable():
+        return text
     cut = text if len(text) <= 200 else text[:200] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
