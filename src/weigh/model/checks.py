@@ -101,7 +101,6 @@ _CLAIMS = (  # what names of checkpoints call formats, and the bits these have; 
     (re.compile(r"(?i)(?<![a-z])(awq|nf4|int4|w4a16|mxfp4|nvfp4|4[-_]?bit)(?![a-z0-9])"), 4),
     (re.compile(r"(?i)(?<![a-z])(fp8|int8|w8a8|w8a16|8[-_]?bit)(?![a-z0-9])"), 8),
 )
-_HELD_BITS = {4: (3.5, 8.0), 8: (6.5, 12.5)}  # bits per weight of whole models, embeddings in 16 bits and all
 
 
 def _format_in_name(spec: ModelSpec) -> Iterator[str]:
@@ -118,10 +117,13 @@ def _claimed_bits(spec: ModelSpec) -> Iterator[str]:
     claims = [
         (match[0], bits) for pattern, bits in _CLAIMS if (match := pattern.search(_last_part(spec.name)))
     ]
-    held = _most_common_format(spec)
+    quantized = tuple(
+        group for group in spec.tensors if group.type.quantized
+    )  # what is not may be left alone
+    held = _most_common_format(replace(spec, tensors=quantized)) or _most_common_format(spec)
     if len(claims) == 1 and held is not None:
-        (text, bits), held_bits = claims[0], held.bits_per_weight
-        if held_bits > 2 * bits or held_bits < bits / 1.9:
+        text, bits = claims[0]
+        if not bits / 1.5 < held.bits_per_weight < 1.5 * bits:
             yield f"the name says `{text}`, but most weights are {held.name}"
 
 
