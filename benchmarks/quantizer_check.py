@@ -2,11 +2,12 @@
 
     python benchmarks/quantizer_check.py                     # small models of every kind
     python benchmarks/quantizer_check.py --catalog           # every model of the catalog
-    python benchmarks/quantizer_check.py --sizes             # quantize for real and compare files
+    python benchmarks/quantizer_check.py --sizes --vocabularies llama.cpp/models   # whole files, for real
     python benchmarks/quantizer_check.py --record            # write what the suite compares with
 
 The tool is `llama-quantize` on PATH, or given by `--tool`. Its dry run chooses the formats from a header
-alone. The small models have narrow layers in shapes that exercise the rules: odd widths, eight experts,
+alone. Files made for real get the tokenizers of llama.cpp's `models/ggml-vocab-*.gguf`, which are most of
+a header. The small models have narrow layers in shapes that exercise the rules: odd widths, eight experts,
 eighty layers, fused and tied matrices, layers without attention. Every recipe is made without and with an
 importance matrix, where the tool makes it both ways; the matrix is all ones.
 """
@@ -165,30 +166,25 @@ SMALL: dict[str, dict[str, object]] = {
     },
 }
 
-# Wider and shallower, so that the header is a small part of the file, as it is in real ones.
-_WIDE: dict[str, object] = {
-    "hidden_size": 512,
-    "intermediate_size": 1536,
-    "num_attention_heads": 8,
-    "num_hidden_layers": 8,
-    "vocab_size": 4096,
-}
-SIZED: dict[str, dict[str, object]] = {
-    "dense, a value head per query head": _LLAMA | _WIDE | {"num_key_value_heads": 8},
-    "dense, grouped heads": _LLAMA | _WIDE | {"model_type": "qwen3", "head_dim": 64},
-    "sliding windows, tied": SMALL["sliding windows, tied"] | _WIDE,
-    "eight experts": SMALL["eight experts"] | _WIDE | {"intermediate_size": 512},
-    "shared experts": SMALL["three kinds of experts' matrices"] | _WIDE | {"num_hidden_layers": 4},
-    "latent attention": SMALL["dense layers before experts, latent attention"]
-    | _WIDE
-    | {"num_hidden_layers": 5},
-    "linear attention": SMALL["linear attention in three layers of four"] | _WIDE,
-    "state spaces": SMALL["state spaces beside attention"] | _WIDE,
-    "fused attention (falcon)": SMALL["falcon"] | _WIDE | {"num_hidden_layers": 16},
-    "fused attention and feed-forward (phi3)": SMALL["fused attention and feed-forward"] | _WIDE,
-    "experts that come quantized (gpt-oss)": SMALL["experts that come quantized"]
-    | _WIDE
-    | {"intermediate_size": 512},
+# Few layers, and the vocabulary of a real tokenizer. Narrow where that is large: the quantizer takes its time.
+_DEEP: dict[str, object] = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4}
+_FLAT: dict[str, object] = {"num_hidden_layers": 4}
+SIZED: Mapping[str, tuple[str, dict[str, object]]] = {
+    "dense, a value head per query head": ("llama-spm", _LLAMA | _DEEP | {"num_key_value_heads": 8}),
+    "dense, grouped heads, tied": (
+        "qwen2",
+        _LLAMA | _FLAT | {"model_type": "qwen3", "head_dim": 64, "tie_word_embeddings": True},
+    ),
+    "sliding windows, tied": ("llama-spm", SMALL["sliding windows, tied"] | _DEEP),
+    "eight experts": ("llama-spm", SMALL["eight experts"] | _DEEP | {"intermediate_size": 512}),
+    "shared experts": ("qwen2", SMALL["three kinds of experts' matrices"] | _FLAT),
+    "latent attention": ("deepseek-llm", SMALL["dense layers before experts, latent attention"] | _FLAT),
+    "linear attention": ("qwen35", SMALL["linear attention in three layers of four"] | _FLAT),
+    "state spaces": ("falcon", SMALL["state spaces beside attention"] | _FLAT),
+    "fused attention (falcon)": ("falcon", SMALL["falcon"] | _DEEP),
+    "fused attention and feed-forward": ("phi-3", SMALL["fused attention and feed-forward"] | _DEEP),
+    "experts that come quantized": ("gpt-2", SMALL["experts that come quantized"] | _FLAT),
+    "parallel blocks, tied": ("command-r", _LLAMA | _FLAT | {"model_type": "cohere"}),
 }
 
 
@@ -202,8 +198,8 @@ def main() -> int:
         if options.record:
             return _record(tool, Path(folder))
         if options.sizes:
-            return _sizes(tool, Path(folder), options.models)
-        cases = _catalog_cases(options.models) if options.catalog else _cases(SMALL, options.models)
+            return _sizes(tool, Path(folder), options.vocabularies, options.models)
+        cases = _catalog_cases(options.models) if options.catalog else _small_cases(options.models)
         wrong = [spec for spec in cases if not _agrees(tool, Path(folder), spec)]
     print(f"{len(wrong)} models differ" if wrong else "all tensors have the formats the tool gives them")
     return 1 if wrong else 0
@@ -215,13 +211,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--folder", help="where files go for a moment; the tool must be able to read it")
     parser.add_argument("--catalog", action="store_true", help="the catalog's models, not the small ones")
     parser.add_argument("--sizes", action="store_true", help="write random weights and quantize them")
+    parser.add_argument("--vocabularies", type=Path, help="folder of llama.cpp's ggml-vocab-*.gguf files")
     parser.add_argument("--record", action="store_true", help=f"write {RECORD.name} for the suite")
     parser.add_argument("models", nargs="*", help="only those whose name holds one of these")
     return parser.parse_args()
 
 
-def _cases(configs: Mapping[str, dict[str, object]], wanted: list[str]) -> Iterator[ModelSpec]:
-    for name, config in configs.items():
+def _small_cases(wanted: list[str]) -> Iterator[ModelSpec]:
+    for name, config in SMALL.items():
         if not wanted or any(part in name for part in wanted):
             yield spec_from_config(name, config)
 
@@ -251,24 +248,90 @@ def _agrees(tool: str, folder: Path, spec: ModelSpec) -> bool:
     return not differences
 
 
-def _sizes(tool: str, folder: Path, wanted: list[str]) -> int:
+def _sizes(tool: str, folder: Path, vocabularies: Path, wanted: list[str]) -> int:
     """One row per model: files made for real beside the predicted ones; 1 when any is off by half a percent."""
     print(
-        f"{'model':42} {'architecture':12} {'parameters':>10} {'files':>5}  worst, header known   from config alone"
+        f"{'model':36} {'architecture':12} {'parameters':>10} {'files':>5}  worst, header known   from config alone"
     )
     worst = 0.0
-    for spec in _cases(SIZED, wanted):
-        rows = _size_rows(tool, folder, spec)
+    for name, (vocabulary, config) in SIZED.items():
+        if wanted and not any(part in name for part in wanted):
+            continue
+        tokenizer = _tokenizer(vocabularies / f"ggml-vocab-{vocabulary}.gguf")
+        spec = spec_from_config(name, config | {"vocab_size": tokenizer.vocab})
+        rows = _size_rows(tool, folder, spec, tokenizer)
         known = max(rows, key=lambda row: abs(row.header_known))
         alone = max(rows, key=lambda row: abs(row.config_alone))
         worst = max(worst, abs(alone.config_alone))
         print(
-            f"{spec.name:42} {spec.architecture:12} {spec.parameters / 1e6:8.1f} M {len(rows):5}"
+            f"{name:36} {spec.architecture:12} {spec.parameters / 1e6:8.1f} M {len(rows):5}"
             f"  {known.header_known:9.4%} {known.making!s:15} {alone.config_alone:8.3%} {alone.making}",
             flush=True,
         )
     print(f"worst from a config alone: {worst:.3%}")
     return 1 if worst > 0.005 else 0
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """The `tokenizer.*` entries of a real model's header, as they lie in the file."""
+
+    vocab: int
+    entries: tuple[bytes, ...]
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    data = path.read_bytes()
+    entries = {key: raw for key, raw in _entries(data) if key.startswith("tokenizer.")}
+    head = len("tokenizer.ggml.tokens") + 8
+    (vocab,) = struct.unpack_from("<Q", entries["tokenizer.ggml.tokens"], head + 8)
+    return Tokenizer(vocab, tuple(entries.values()))
+
+
+_WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+
+
+def _entries(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Keys of a GGUF file's metadata and their bytes, key and all."""
+    (count,) = struct.unpack_from("<Q", data, 16)
+    at = 24
+    for _ in range(count):
+        key_end = _string_end(data, at)
+        end = _value_end(data, key_end + 4, *struct.unpack_from("<I", data, key_end))
+        yield data[at + 8 : key_end].decode(), data[at:end]
+        at = end
+
+
+def _string_end(data: bytes, at: int) -> int:
+    return at + 8 + int.from_bytes(data[at : at + 8], "little")
+
+
+def _value_end(data: bytes, at: int, kind: int) -> int:
+    if kind == 8:
+        return _string_end(data, at)
+    if kind != 9:
+        return at + _WIDTHS[kind]
+    item, count = (int(n) for n in struct.unpack_from("<IQ", data, at))
+    if item != 8:
+        return at + 12 + count * _WIDTHS[item]
+    at += 12
+    for _ in range(count):
+        at = _string_end(data, at)
+    return at
+
+
+def _with_tokenizer(path: Path, tokenizer: Tokenizer, tensors: int) -> None:
+    """Put a real tokenizer into a file in the place of the made-up one."""
+    data = path.read_bytes()
+    entries = list(_entries(data))
+    infos = at = 24 + sum(len(raw) for _, raw in entries)
+    for _ in range(tensors):
+        at = _string_end(data, at)
+        at += 4 + 8 * struct.unpack_from("<I", data, at)[0] + 12
+    kept = [raw for key, raw in entries if not key.startswith("tokenizer.")] + list(tokenizer.entries)
+    header = b"".join([data[:16], struct.pack("<Q", len(kept)), *kept, data[infos:at]])
+    padded = header.ljust(-(-len(header) // 32) * 32, b"\0")
+    path.write_bytes(padded + memoryview(data)[-(-at // 32) * 32 :])
 
 
 class SizeRow(NamedTuple):
@@ -279,12 +342,15 @@ class SizeRow(NamedTuple):
     config_alone: float
 
 
-def _size_rows(tool: str, folder: Path, spec: ModelSpec) -> list[SizeRow]:
-    """How far the predicted size is off, for every way the tool makes a file."""
+def _size_rows(tool: str, folder: Path, spec: ModelSpec, tokenizer: Tokenizer) -> list[SizeRow]:
+    """How far the predicted size is off, for every recipe, and with a matrix where that changes formats."""
     path = _written(spec, folder, weights=True)
-    header_bytes = path.stat().st_size - (file_bytes(spec, header_bytes=0))
+    _with_tokenizer(path, tokenizer, sum(group.count for group in spec.tensors))
+    header_bytes = path.stat().st_size - file_bytes(spec, header_bytes=0)
     rows = []
     for making in makings(spec):
+        if making.imatrix and making.recipe not in NEED_MATRIX | {"Q4_0", "Q5_0", "IQ4_NL", "IQ4_XS"}:
+            continue
         real_bytes = _real_bytes(tool, path, spec, making)
         ours = quantize(spec, making.recipe, imatrix=making.imatrix)
         known = file_bytes(ours, header_bytes=header_bytes) / real_bytes - 1
@@ -375,19 +441,19 @@ def _matrix_of_ones(spec: ModelSpec, beside: Path) -> Path:
 
 def _record(tool: str, folder: Path) -> int:
     """Write the tool's own answers for the small models: for every role, which makings give which formats."""
-    cases = []
+    cases, build = [], "unknown"
     for name, config in SMALL.items():
         spec = spec_from_config(name, config)
         path = _written(spec, folder, weights=False)
+        said = _run(tool, path, spec, Making("Q8_0", imatrix=False), ["--dry-run"], [])
+        build = " ".join(re.findall(r"version: .*", said)[:1]) or build
         recorded: dict[str, dict[str, list[str]]] = {}
         for making in makings(spec):
             for role, formats in _by_role(_dry_types(tool, path, spec, making)).items():
                 recorded.setdefault(role, {}).setdefault(formats, []).append(str(making))
         cases.append({"name": name, "config": dict(config), "types": recorded})
         print(f"recorded {name}", flush=True)
-    version = subprocess.run([tool, "--version"], capture_output=True, text=True, check=False)
-    build = re.search(r"version: .*", version.stdout + version.stderr)
-    head = json.dumps({"tool": build[0] if build else "unknown"})[:-1]
+    head = json.dumps({"tool": build})[:-1]
     RECORD.write_text(f'{head}, "cases": [\n' + ",\n".join(json.dumps(c) for c in cases) + "\n]}\n")
     return 0
 
