@@ -56,7 +56,9 @@ def parse_tokens(text: str) -> int:
 
 
 def gib(value_bytes: float) -> str:
-    """``4.58 GiB``; below a tenth of a GiB in MiB."""
+    """``4.58 GiB``; below a tenth of a GiB in MiB, below one MiB in KiB."""
+    if 0 < abs(value_bytes) < MIB:
+        return f"{value_bytes / KIB:.1f} KiB"
     if abs(value_bytes) < GIB / 10:
         return f"{value_bytes / MIB:.1f} MiB"
     return f"{value_bytes / GIB:.2f} GiB" if value_bytes < 100 * GIB else f"{value_bytes / GIB:.0f} GiB"

@@ -133,10 +133,10 @@ def fit(
     Here, or on devices by name; with several they are compared. Exit code 1 when it fits on none.
     """
     from weigh.bench.here import ask_layout
-    from weigh.estimate.serving import serve
+    from weigh.estimate.serving import STORED, serve
     from weigh.model.resolve import resolve
 
-    spec = resolve(model)
+    spec = resolve(model, checkpoint=engine in STORED)
     settings, workload = options.settings_and_workload(
         context=context, prompt=prompt, output=output, depth=depth, parallel=parallel, kv_type=kv_type
     )

@@ -72,6 +72,11 @@ class GpuSheet:
     commonest: bool
     also: tuple[str, ...]
     source: str
+    release: str = ""
+
+    @property
+    def usual_bandwidth_bytes_per_s(self) -> float:
+        return self.bandwidth_bytes_per_s
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -111,6 +116,12 @@ class HostSheet:
     sizes_gb: tuple[float, ...]
     also: tuple[str, ...]
     source: str
+    release: str = ""
+
+    @property
+    def usual_bandwidth_bytes_per_s(self) -> float:
+        """With the memory that is usual with it."""
+        return self.bandwidth_bytes_per_s(Ram())
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -157,6 +168,7 @@ def _gpu_sheet(row: dict[str, str]) -> GpuSheet:
         commonest=row["commonest"] == "yes",
         also=tuple(filter(None, row["also"].split("|"))),
         source=row["source"],
+        release=row["release"],
     )
 
 
@@ -648,6 +660,16 @@ def gpu_sheet_of(gpu: Gpu, ram_bytes: int) -> GpuSheet | None:
         return round(min(gaps, default=0.0) / 2), not sheet.commonest
 
     return min(found, key=misfit)
+
+
+def known_devices(text: str) -> list[GpuSheet | HostSheet]:
+    """The devices whose name holds every word of `text`; all of them for no words."""
+    asked = text.lower().split()
+    return [
+        sheet
+        for sheet in _sheets()
+        if sheet.kind != "assumed" and all(word in sheet.name.lower() for word in asked)
+    ]
 
 
 def known_names() -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,15 +34,20 @@ _TUNED = frozenset({"instruct", "it", "chat"})
 _FILLERS = _TUNED | {"hf", "base", "meta", "gguf", "c4ai", "nvidia"}
 # Words of a catalog id that may be left out: versions and dates of release, context, active parameters.
 _OPTIONAL = r"v\d[\d.]*|\d{4}|\d+k|a[\d.]+[bm]|bf16"
-_RECIPE_LIKE = r"(?i)(i?q|tq)\d.*|b?f(16|32)|mxfp.*"
+_RECIPE_LIKE = r"(?i)(i?q|tq)\d.*|b?f(16|32)|(mx|nv|b?f)fp.*|awq.*|gptq.*|nf\d.*|int\d.*"
 
 
-def resolve(name: str) -> ModelSpec:
-    """The model meant by a path or a name, with an optional recipe: `qwen2.5-coder-7b:Q5_K_M`.
+def resolve(name: str, *, checkpoint: bool = False) -> ModelSpec:
+    """The model meant by a path or a name, with an optional quantization: `qwen2.5-coder-7b:Q5_K_M`.
 
     A path is a GGUF file, a `config.json`, or a folder with one model in it, or with several GGUF models
     of which the recipe picks one. A catalog model named without a recipe is Q4_K_M, or the mix it is
-    published in when that is quantized already (gpt-oss).
+    published in when that is quantized already (gpt-oss). A format that only checkpoints have (`:AWQ`,
+    `:FP8`) gives what a published checkpoint of it holds.
+
+    Args:
+        checkpoint: for engines that run safetensors checkpoints: a catalog model named alone is BF16, and
+            names that both kinds of file know (`:BF16`, `:MXFP4`) mean the checkpoint's.
 
     Raises:
         UnknownName: no model or recipe of that name; close ones are attached.
@@ -58,33 +64,41 @@ def resolve(name: str) -> ModelSpec:
         return found
     bare, recipe = _recipe_apart(name)
     if recipe and (found := _at_path(bare, recipe)) is not None:
-        return _requantized(found, recipe)
+        return _requantized(found, recipe, checkpoint=checkpoint)
     if _looks_like_path(bare):
         raise BadInput(f"`{printable(bare)}` does not exist")
-    from weigh.model.quantization import quantize
-
     entry = _entry(bare)
     if entry is None:
         if (cached := _of_cache(name)) is not None:
             return cached
         raise _unknown(bare)
     spec = entry.spec()
-    return quantize(spec, recipe or _default_recipe(spec))
+    return _made(spec, recipe or _default_recipe(spec, checkpoint=checkpoint), checkpoint=checkpoint)
 
 
-def _default_recipe(spec: ModelSpec) -> str:
+def _default_recipe(spec: ModelSpec, *, checkpoint: bool) -> str:
     published = any(tensor.type is GgmlType.MXFP4 for tensor in spec.tensors)
+    if checkpoint:
+        return "MXFP4" if published else "BF16"
     return "MXFP4_MOE" if published else DEFAULT_RECIPE
 
 
-def _requantized(spec: ModelSpec, recipe: str) -> ModelSpec:
-    from weigh.model.quantization import quantize
+def _made(spec: ModelSpec, recipe: str, *, checkpoint: bool) -> ModelSpec:
+    """An unquantized model at a recipe of llama.cpp's or a checkpoint's format."""
+    from weigh.model.quantization import ALL_RECIPES, quantize
+    from weigh.model.stored_quantization import scheme_names, stored
 
+    if recipe not in ALL_RECIPES or (checkpoint and recipe in scheme_names()):
+        return stored(spec, recipe)
+    return quantize(spec, recipe)
+
+
+def _requantized(spec: ModelSpec, recipe: str, *, checkpoint: bool = False) -> ModelSpec:
     if spec.quantization == recipe:
         return spec
     if any(tensor.type.quantized for tensor in spec.tensors):
         raise NotSupported(f"{spec.name} is {spec.quantization} already; it cannot be made {recipe} again")
-    return quantize(spec, recipe)
+    return _made(spec, recipe, checkpoint=checkpoint)
 
 
 # --- places ------------------------------------------------------------------------------------------
@@ -147,12 +161,19 @@ def _with_recipe(spec: ModelSpec, choice: str) -> ModelSpec:
     """A checkpoint at another quantization than it is stored in."""
     if not choice:
         return spec
-    from weigh.model.quantization import ALL_RECIPES
-
     recipe = choice.upper()
-    if recipe not in ALL_RECIPES:
-        raise UnknownName("quantization", printable(choice), close=_close(recipe, ALL_RECIPES, 0.4))
+    if recipe not in _quantizations():
+        raise UnknownName("quantization", printable(choice), close=_close(recipe, _quantizations(), 0.4))
     return _requantized(spec, recipe)
+
+
+@cache
+def _quantizations() -> tuple[str, ...]:
+    """Names of recipes and of checkpoints' formats, longest first."""
+    from weigh.model.quantization import ALL_RECIPES
+    from weigh.model.stored_quantization import scheme_names
+
+    return tuple(sorted({*ALL_RECIPES, *scheme_names()}, key=lambda name: (-len(name), name)))
 
 
 # --- paths -------------------------------------------------------------------------------------------
@@ -181,6 +202,8 @@ def _at_path(name: str, choice: str = "") -> ModelSpec | None:
         return _in_folder(path, choice, needed=_looks_like_path(name))
     if not exists:
         return None
+    if path.suffix == ".safetensors" and path.is_file():
+        return _checkpoint(path)
     return _config(path) if path.suffix == ".json" and path.is_file() else read_gguf(path)
 
 
@@ -193,10 +216,16 @@ def _in_folder(folder: Path, choice: str, *, needed: bool) -> ModelSpec | None:
         variant = models[0] if len(models) == 1 else picked(models, choice, str(folder), typed=f"{folder}/")
         return read_gguf(folder / variant.name)
     if has_config:
-        return _config(folder)
+        return _checkpoint(folder) if any(folder.glob("*.safetensors")) else _config(folder)
     if needed:
         raise BadInput(f"{folder} holds neither a GGUF file nor a `config.json`")
     return None
+
+
+def _checkpoint(path: Path) -> ModelSpec:
+    from weigh.model.checkpoint import read_checkpoint
+
+    return read_checkpoint(path)
 
 
 def _config(path: Path) -> ModelSpec:
@@ -210,15 +239,13 @@ def _config(path: Path) -> ModelSpec:
 
 def _recipe_apart(name: str) -> tuple[str, str | None]:
     """`gpt-oss:20b` has a size behind the colon, `qwen3:8b-q4_K_M` both, `phi-4:latest` neither."""
-    from weigh.model.quantization import ALL_RECIPES
-
-    if match := re.fullmatch(rf"(?i)(.*)[-:]({'|'.join(ALL_RECIPES)})", name):
+    if match := re.fullmatch(rf"(?i)(.*)[-:]({'|'.join(map(re.escape, _quantizations()))})", name):
         return match[1], match[2].upper()
     head, colon, tail = name.rpartition(":")
     if not colon or tail.lower() == "latest":
         return (head if colon else name), None
     if re.fullmatch(_RECIPE_LIKE, tail):
-        raise UnknownName("quantization", printable(tail), close=_close(tail.upper(), ALL_RECIPES, 0.4))
+        raise UnknownName("quantization", printable(tail), close=_close(tail.upper(), _quantizations(), 0.4))
     return name, None
 
 

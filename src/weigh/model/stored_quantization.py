@@ -176,6 +176,11 @@ _EXPERTS_NOTE = (
 _EXACT = "exp_probs_b.bias"  # the balance of the experts, in float32 wherever it is published
 
 
+def scheme_names() -> frozenset[str]:
+    """Every name that `stored` takes, in upper case."""
+    return frozenset((*SCHEMES, *_ALIASES))
+
+
 def scheme_named(name: str) -> Scheme:
     """A scheme by its name or by another it goes by, whatever the case.
 

@@ -120,15 +120,13 @@ def show_devices(found: Sequence[GpuSheet | HostSheet], asked: str) -> None:
     if not found:
         show(f"no device weigh knows has `{asked}` in its name")
         return
-    listed = Grid(("device", "memory", "bandwidth", "generation", "release"), right=("memory", "bandwidth"))
+    listed = Grid(
+        ("device", "memory GB", "bandwidth", "generation", "release"), right=("memory GB", "bandwidth")
+    )
     for sheet in found:
-        listed.add(
-            sheet.name,
-            "/".join(f"{size:g}" for size in sheet.sizes_gb) + " GB",
-            units.gb_per_s(sheet.usual_bandwidth_bytes_per_s),
-            sheet.generation,
-            sheet.release or "",
-        )
+        sizes = "/".join(f"{size:g}" for size in sheet.sizes_gb)
+        rate = units.gb_per_s(sheet.usual_bandwidth_bytes_per_s)
+        listed.add(sheet.name, sizes, rate, sheet.generation, sheet.release)
     show(listed)
 
 
