@@ -23,7 +23,7 @@ from weigh.estimate.kv_cache import Cells, ubatch_tokens
 ALIGNMENT = 32  # ggml-impl.h TENSOR_ALIGNMENT
 F32 = 4
 F16 = 2
-KV = "kv"
+KV, ROPE = "kv", "rope"  # what attention and rotary positions read
 
 
 class Block(NamedTuple):
@@ -47,7 +47,7 @@ class Arena:
         self.peak = 0
 
     def take(self, size: int, read: str = "") -> Block:
-        """A place for a result; `read` names the weights (or the `KV` cache) it is made of, for arenas of a
+        """A place for a result; `read` names the weights (or `KV`, `ROPE`) it is made of, for arenas of a
         device that has to fetch them first."""
         if not size:
             return _NOTHING
@@ -301,7 +301,7 @@ def _attended(arena: Arena, shape: Attention, norm: Block, batch: Batch) -> Bloc
     if shape.fused:
         fused = arena.take(unit * (shape.query + shape.key + shape.value), "attn_qkv")
         arena.give(norm)
-        query = _copied(arena, arena.take(unit * shape.query), turns_key)
+        query = _copied(arena, arena.take(unit * shape.query, ROPE), turns_key)
         value = arena.take(unit * shape.value * turns_value)
         key = arena.take(unit * shape.key)
         if turns_key or turns_value:
@@ -312,7 +312,7 @@ def _attended(arena: Arena, shape: Attention, norm: Block, batch: Batch) -> Bloc
     else:
         both = arena.take(2 * unit * shape.query * shape.gated, "attn_q")
         query = arena.take(unit * shape.query, "" if shape.gated else "attn_q")
-        query = _copied(arena, _copied(arena, query), turns_key)
+        query = _copied(arena, _resized(arena, query, query.size, ROPE), turns_key)
         if shape.value_last:
             key = _copied(arena, _copied(arena, arena.take(unit * shape.key, "attn_k")), turns_key)
             value = arena.take(unit * shape.value, "attn_v")
@@ -351,7 +351,7 @@ def _latent_attended(arena: Arena, shape: LatentAttention, norm: Block, batch: B
     direct = arena.take(unit * shape.query, "attn_q_b" if shape.query_latent else "attn_q")
     arena.give(compressed)
     absorbed = arena.take(unit * heads * shape.latent, "attn_k_b")
-    turned = arena.take(unit * heads * shape.rope)
+    turned = arena.take(unit * heads * shape.rope, ROPE)
     arena.give(direct)
     query = arena.take(unit * heads * cached)
     arena.give(absorbed, turned)
@@ -442,7 +442,7 @@ def _feed_forward(arena: Arena, shape: FeedForward, norm: Block, hidden: int, ro
 
 def _experts(arena: Arena, shape: FeedForward, norm: Block, hidden: int, rows: int) -> Block:
     """The routed experts: every token's copies lie side by side until they are summed."""
-    logits = arena.take(F32 * shape.experts * rows)
+    logits = arena.take(F32 * shape.experts * rows, "ffn_gate_inp")
     order = arena.take(F32 * shape.experts * rows)
     weights = arena.take(F32 * shape.experts_used * rows)
     arena.give(logits)

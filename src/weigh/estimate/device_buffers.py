@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from weigh.estimate.compute_buffers import F32, KV, Arena, Batch, Block, aligned, layer_output
+from weigh.estimate.compute_buffers import F32, KV, ROPE, Arena, Batch, Block, aligned, layer_output
 from weigh.estimate.graph import Graph, Layer
 
 OFFLOAD_TOKENS = 32  # GGML_OP_OFFLOAD_MIN_BATCH
@@ -34,10 +34,19 @@ class Step(NamedTuple):
     Attributes:
         fetched: bytes of what lies in RAM and is copied for the products that read it, by `Arena.take`'s
             `read`; keys and values apart, as two entries in a row.
+        early: the matrix that is fetched before positions are applied instead of after. Rotary factors of
+            the model's own are weights too, and a part of the graph that begins with them fetches all that
+            it reads at its beginning.
+        positions_with: what the positions are fetched with, when they are: the query's matrix, unless another
+            weight (a norm, a bias, rotary factors) stands between it and them.
+        in_ram: all of the layer lies in RAM, its cache as well, and not only its experts.
     """
 
     layer: Layer
     fetched: tuple[tuple[str, int], ...] = ()
+    early: str = ""
+    positions_with: str = ROPE
+    in_ram: bool = False
 
 
 class Part(NamedTuple):
@@ -61,25 +70,55 @@ class _Fetching(Arena):
 
     Attributes:
         step: the layer being run.
+        positions_bytes: of the positions, when they come with the first layer that reads them; else 0.
         pending: masks not placed yet; they come with the first attention that reads them.
+        masks: where the others lie.
     """
 
     def __init__(self, masks: Mapping[bool, int]) -> None:
         super().__init__()
         self.step: Step | None = None
+        self.positions_bytes = 0
         self.pending = dict(masks)
         self.masks: dict[bool, Block] = {}
+        self._early: list[Block] = []
 
     def take(self, size: int, read: str = "") -> Block:
         if not size or not read or self.step is None:
             return super().take(size)
-        copies = [super(_Fetching, self).take(held) for role, held in self.step.fetched if role == read]
-        sliding = self.step.layer.sliding
-        if read == KV and sliding in self.pending:
-            self.masks[sliding] = super().take(self.pending.pop(sliding))
+        copies = self._inputs(read, self.step)
         block = super().take(size)
         self.give(*copies)
         return block
+
+    def _inputs(self, read: str, step: Step) -> list[Block]:
+        """Fetch what a result is made of; returns what is dropped once it is there."""
+        if read == ROPE:
+            self._before_positions(step)
+        if self._early and read == step.early:
+            copies, self._early = self._early, []
+            return copies
+        copies = self._fetched(step, read)
+        if read == step.positions_with:
+            self._place_positions()
+        if read == KV and step.layer.sliding in self.pending:
+            self.masks[step.layer.sliding] = super().take(self.pending.pop(step.layer.sliding))
+        return copies
+
+    def _before_positions(self, step: Step) -> None:
+        """The query's bias comes with the positions, is added just before, and dropped."""
+        bias = self._fetched(step, "attn_q.bias")
+        if not self.positions_bytes:
+            self._early = self._fetched(step, step.early)
+        self._place_positions()
+        self.give(*bias)
+
+    def _place_positions(self) -> None:
+        super().take(self.positions_bytes)
+        self.positions_bytes = 0
+
+    def _fetched(self, step: Step, read: str) -> list[Block]:
+        return [super(_Fetching, self).take(size) for role, size in step.fetched if role == read]
 
 
 def host_compute_bytes(graph: Graph, batch: Batch, masks: tuple[tuple[bool, int], ...], copies: int) -> int:
@@ -126,17 +165,21 @@ def _handed(arena: _Fetching, graph: Graph, batch: Batch, part: Part) -> Block:
     Inputs that are held several times are never dropped, so none of them is returned.
     """
     wide, copies = F32 * graph.hidden * batch.tokens, part.copies
+    fetching = part.steps[0].in_ram
     # the branch of a batch that mixes tokens and embeddings is laid out too; one tensor of it stays
     early = [arena.take(copies * wide)]
     stream = Block(0, 0)
     if part.first:
-        early += [arena.take(copies * wide), arena.take(copies * INDEX * batch.tokens)]
+        early.append(arena.take(copies * wide))
+        early.append(arena.take(copies * INDEX * batch.tokens))
         stream = arena.take(copies * wide)
-    arena.take(copies * 4 * graph.positions * batch.tokens)
-    fetching = bool(part.steps[0].fetched)
-    for sliding in () if fetching else tuple(arena.pending):
-        arena.take(copies * _cache_inputs(batch))
-        arena.masks[sliding] = arena.take(copies * arena.pending.pop(sliding))
+    if fetching:
+        arena.positions_bytes = 4 * graph.positions * batch.tokens
+    else:
+        arena.take(copies * 4 * graph.positions * batch.tokens)
+        for sliding in tuple(arena.pending):
+            arena.take(copies * _cache_inputs(batch))
+            arena.masks[sliding] = arena.take(copies * arena.pending.pop(sliding))
     if not part.first:
         stream = arena.take(copies * wide)
     if part.last:

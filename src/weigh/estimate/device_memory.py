@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import accumulate
 
 from weigh.engines.engine import Settings
-from weigh.estimate.compute_buffers import KV, Batch, largest_batch, mask_bytes
+from weigh.estimate.compute_buffers import KV, ROPE, Batch, largest_batch, mask_bytes
 from weigh.estimate.device_buffers import (
     OFFLOAD_TOKENS,
     PIPELINE_COPIES,
@@ -33,6 +33,7 @@ from weigh.figure import Basis, Figure
 from weigh.machine.target import Backend, Device, Target
 from weigh.model.spec import MixerKind, ModelSpec
 
+EXPERTS = "_exps."  # in the names that `--n-cpu-moe` matches: matrices of routed experts, and their biases
 _EMBEDDING = "token_embd.weight"
 _REPEATED = frozenset({"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})
 _PIPELINED = frozenset({Backend.CUDA, Backend.ROCM, Backend.VULKAN})  # asynchronous, with events
@@ -100,7 +101,7 @@ class _Spread:
         for tensor in spec.tensors:
             size = tensor.tensor_bytes
             for layer in tensor.layers:
-                (experts if tensor.experts else dense)[layer] += size
+                (experts if EXPERTS in tensor.name else dense)[layer] += size
             if tensor.layers:
                 continue
             if tensor.name in EMBEDDINGS:
@@ -122,11 +123,28 @@ class _Spread:
         return layers_of(self.spec)
 
     @cached_property
+    def early(self) -> str:
+        """The matrix after the query's, where the model has rotary factors; see `Step`."""
+        if not self.repeated_bytes:
+            return ""
+        sliding = any(layer.sliding for layer in self.layers)
+        return "attn_k" if sliding else "attn_v"
+
+    @cached_property
+    def positions_with(self) -> str:
+        """What the positions are fetched with; see `Step`."""
+        between = {"blk.{}.attn_q_norm.weight", "blk.{}.attn_q.bias", "blk.{}.attn_qkv.bias", *_REPEATED}
+        names = {tensor.name for tensor in self.spec.tensors}
+        if names & between:
+            return ROPE
+        return "attn_qkv" if "blk.{}.attn_qkv.weight" in names else "attn_q"
+
+    @cached_property
     def matrices(self) -> tuple[tuple[tuple[str, int, bool], ...], ...]:
-        """Per layer: role, bytes and whether it is of routed experts, of every matrix."""
+        """Per layer: role, bytes and whether it is of routed experts, of every matrix (and the query's bias)."""
         found: list[list[tuple[str, int, bool]]] = [[] for _ in range(self.spec.layers)]
         for tensor in self.spec.tensors:
-            if len(tensor.shape) < 2:
+            if len(tensor.shape) < 2 and tensor.name != "blk.{}.attn_q.bias":
                 continue
             role = tensor.name.removeprefix("blk.{}.").removesuffix(".weight").removesuffix("_shexp")
             for layer in tensor.layers:
@@ -217,7 +235,11 @@ class _Spread:
         for index, layer in enumerate(self.layers):
             if index < on_host:
                 matrices = tuple((role, size) for role, size, _ in self.matrices[index])
-                steps.append(Step(layer, matrices + caches.get(index, ())))
+                steps.append(
+                    Step(
+                        layer, matrices + caches.get(index, ()), self.early, self.positions_with, in_ram=True
+                    )
+                )
             elif index < with_experts:
                 steps.append(
                     Step(layer, tuple((r, size) for r, size, expert in self.matrices[index] if expert))
