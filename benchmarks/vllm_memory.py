@@ -102,21 +102,21 @@ RUNS = (
         changes={"num_hidden_layers": 14},
         extra=TOKENS,
     ),
-    Run(LLAMA, "LlamaForCausalLM", extra=TOKENS),
-    Run(LLAMA, "LlamaForCausalLM", tensor_parallel=2, extra=TOKENS),
+    Run(LLAMA, "LlamaForCausalLM", changes={"num_hidden_layers": 8}, extra=TOKENS),
+    Run(LLAMA, "LlamaForCausalLM", tensor_parallel=2, changes={"num_hidden_layers": 8}, extra=TOKENS),
     Run("google/gemma-3-1b-it", "Gemma3ForCausalLM", max_model_len=32768, extra=GELU),
     Run(GEMMA_2, "Gemma2ForCausalLM", max_model_len=8192, changes={"num_hidden_layers": 9}, extra=GELU),
     Run(
         "allenai/OLMoE-1B-7B-0924-Instruct",
         "OlmoeForCausalLM",
-        changes={"num_hidden_layers": 4, "intermediate_size": 1024},
+        changes={"num_hidden_layers": 2, "intermediate_size": 1024},
         extra=TOKENS,
     ),
-    Run("Qwen/Qwen3-30B-A3B", "Qwen3MoeForCausalLM", changes={"num_hidden_layers": 2}, extra=TOKENS),
+    Run("Qwen/Qwen3-30B-A3B", "Qwen3MoeForCausalLM", changes={"num_hidden_layers": 1}, extra=TOKENS),
     Run(
         "deepseek-ai/DeepSeek-V2-Lite",
         "DeepseekV2ForCausalLM",
-        changes={"num_hidden_layers": 3},
+        changes={"num_hidden_layers": 2},
         extra={**TOKENS, "q_lora_rank": None, "topk_method": "greedy"},
     ),
     Run(
@@ -128,7 +128,7 @@ RUNS = (
     Run(
         "ibm-granite/granite-4.0-h-micro",
         "GraniteMoeHybridForCausalLM",
-        changes={"num_hidden_layers": 16},
+        changes={"num_hidden_layers": 8},
         extra=TOKENS,
     ),
     Run(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,13 @@ def test_quantized_weights_keep_their_blocks_and_scales() -> None:
     assert tensor_rank_bytes(spec, latent, 1, 2) == 3 * 128 * 512 * 16  # and a copy of two bytes each
 
 
+def test_mxfp4_experts_are_padded_for_their_kernels() -> None:
+    spec = model("openai/gpt-oss-20b")  # 32 experts of 2880 x 2880
+    up = TensorGroup("blk.{}.ffn_up_exps.weight", (2880, 2880, 32), GgmlType.MXFP4, (0,))
+    assert tensor_rank_bytes(spec, up, 1, 2) == 2944 * 3072 * 32 * 17 // 32
+    assert tensor_rank_bytes(spec, up, 2, 2) == 1536 * 3072 * 32 * 17 // 32
+
+
 def test_decay_rates_stay_exact() -> None:
     spec = model("Qwen/Qwen3-Next-80B-A3B-Instruct")
     decay = next(t for t in spec.tensors if t.name == "blk.{}.ssm_a")
@@ -85,6 +93,14 @@ def test_a_tied_embedding_is_on_both_ends() -> None:
     spec = model("meta-llama/Llama-3.2-1B-Instruct")
     first, last = stage_weights_bytes(spec, Ranks(1, 2))
     assert last - first == 2048 * 2  # the final norm
+
+
+def test_an_encoder_of_images_is_loaded_and_prediction_layers_are_not() -> None:
+    spec = model(LLAMA_8B)
+    eyes = TensorGroup("v.patch_embd.weight", (14, 14, 3, 1024), GgmlType.F32)
+    more = replace(spec, beside=(eyes, TensorGroup("mtp.norm.weight", (4096,), GgmlType.F32)))
+    plain, seeing = stage_weights_bytes(spec, Ranks(1, 2)), stage_weights_bytes(more, Ranks(1, 2))
+    assert seeing == (plain[0] + 14 * 14 * 3 * 1024 * 2, plain[1])
 
 
 def test_positions_are_tabled_once_and_twice_for_two_kinds_of_layer() -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from weigh.errors import BadInput
 from weigh.estimate.engine_memory import EngineMemory
 from weigh.estimate.vllm_cache import Cache, CacheSettings, cache
-from weigh.estimate.vllm_weights import Ranks, check_ranks, stage_weights_bytes
+from weigh.estimate.vllm_weights import Ranks, check_ranks, encoder_bytes, stage_weights_bytes
 from weigh.figure import Basis, Figure
 from weigh.machine.target import Backend, Device
 from weigh.model.mixers import largest_count
@@ -234,9 +234,9 @@ def _overhead(plan: _Plan, layers: int) -> tuple[int, int, int]:
 
 def _gpu_notes(spec: ModelSpec) -> tuple[str, ...]:
     notes = ["activations, libraries and CUDA graphs come from published logs of vLLM 0.19.0 on an H100"]
-    if spec.beside:
+    if encoder_bytes(spec, 2):
         notes.append(
-            "without the encoder of images or sound, which vLLM loads unless told `--language-model-only`"
+            "with the encoder of images or sound on every GPU, without what its own trial step takes"
         )
     return tuple(notes)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from weigh.errors import BadInput
+from weigh.model.ggml_types import GgmlType
 from weigh.model.spec import MixerKind, ModelSpec, TensorGroup
 
 VOCAB_PADDING = 64  # rows of the embedding are made a multiple of it: DEFAULT_VOCAB_PADDING_SIZE
@@ -30,6 +31,7 @@ _SPLIT = frozenset(
     | {"ssm_in", "ssm_conv1d", "ssm_x", "ssm_dt", "ssm_a", "ssm_d", "ssm_out", "ssm_ba", "ssm_beta"}
     | {"ssm_alpha", "attn_sinks", "shortconv.conv", "shortconv.in_proj", "shortconv.out_proj"}
 )
+_ENCODERS = ("v.", "a.", "mm.")
 _BIAS_IS_WHOLE = frozenset({"attn_output", "ffn_down", "ffn_down_exps", "ssm_out"})  # added after the sum
 
 
@@ -85,7 +87,17 @@ def stage_weights_bytes(spec: ModelSpec, ranks: Ranks, *, element_bytes: int = 2
         size = tensor_rank_bytes(spec, tensor, ranks.tensor_parallel, element_bytes)
         for i, stage in enumerate(stages):
             held[i] += size * _copies(spec, tensor, stage, first=i == 0, last=i == len(stages) - 1)
+    held[0] += encoder_bytes(spec, element_bytes)
     return tuple(held)
+
+
+def encoder_bytes(spec: ModelSpec, element_bytes: int) -> int:
+    """What turns images and sound into tokens: loaded unless told otherwise, taken as whole on every rank."""
+    return sum(
+        t.total_bytes if t.type.quantized else t.total_elements * element_bytes
+        for t in spec.beside
+        if t.name.startswith(_ENCODERS)
+    )
 
 
 def _copies(spec: ModelSpec, tensor: TensorGroup, stage: range, *, first: bool, last: bool) -> int:
@@ -112,7 +124,20 @@ def tensor_rank_bytes(spec: ModelSpec, tensor: TensorGroup, tensor_parallel: int
     if not tensor.type.quantized:
         size = elements * (EXACT_BYTES if role in _EXACT else element_bytes)
     size = size // _shares(spec, tensor, role, part, tensor_parallel)
+    if tensor.experts and (tensor.type is GgmlType.MXFP4 or spec.quantization == "MXFP4"):
+        size = _padded_expert_bytes(tensor, size, tensor_parallel)
     return size + _dequantized_latent_bytes(tensor, role, tensor_parallel, element_bytes)
+
+
+def _padded_expert_bytes(tensor: TensorGroup, size: int, tensor_parallel: int) -> int:
+    """MXFP4 experts as the kernels (Marlin, TRT-LLM) want them: width in 128s, the model's width in 256s.
+
+    Source: fused_moe/oracle/mxfp4.py `mxfp4_round_up_hidden_size_and_intermediate_size`.
+    """
+    down = "ffn_down" in tensor.name
+    width, hidden = tensor.shape[:2] if down else (tensor.shape[1], tensor.shape[0])
+    width //= tensor_parallel
+    return size * _rounded(width, 128) * _rounded(hidden, 256) // (width * hidden)
 
 
 def _shares(spec: ModelSpec, tensor: TensorGroup, role: str, part: str, tensor_parallel: int) -> int:
@@ -154,4 +179,8 @@ def rotary_bytes(spec: ModelSpec, element_bytes: int) -> int:
 
 
 def _padded_vocab(rows: int) -> int:
-    return -(-rows // VOCAB_PADDING) * VOCAB_PADDING
+    return _rounded(rows, VOCAB_PADDING)
+
+
+def _rounded(count: int, step: int) -> int:
+    return -(-count // step) * step
