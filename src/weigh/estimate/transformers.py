@@ -42,7 +42,8 @@ class Release:
         experts_at_once: all tokens are gathered by expert and go through grouped matrix products.
         latent_cache: MLA caches its latent; before, the keys and values of all heads made from it.
         loads_tied_output: AWQ's output matrix is loaded beside the embedding it is tied to, then dropped. No
-            source was read for this: the shortest published runs of Qwen2.5 0.5B, 1.5B and 3B show it.
+            source was read for this: the shortest published runs of Qwen2.5 0.5B, 1.5B and 3B under 4.46.0
+            show it, those of Qwen2 0.5B under 4.38.2 and Qwen3 4B under 4.51.3 do not.
     """
 
     version: tuple[int, int]
@@ -62,6 +63,7 @@ RELEASES = (
     Release((4, 38), True, True, True, True),
     Release((4, 44), True, False, True, True),
     Release((4, 46), repeats_keys=True, loads_tied_output=True),
+    Release((4, 51), repeats_keys=True),
     Release((4, 57), crops_sliding=True),
     Release((5, 0), crops_sliding=True, experts_at_once=True),
     Release((5, 16), crops_sliding=True, experts_at_once=True, latent_cache=True),
@@ -355,7 +357,7 @@ def _tables_bytes(spec: ModelSpec, release: Release) -> int:
     """Sines and cosines of all positions, in old releases for every layer; later made for each pass."""
     if not release.rope_tables_by_layer:
         return 0
-    turned = int(spec.hyper.get("rope.dimension_count", 0) or spec.mixers[0].key_dim)
+    turned = max(mixer.key_dim for mixer in spec.mixers)
     return HALF * 2 * turned * spec.context_train * len({i for m in spec.mixers for i in m.layers})
 
 
@@ -443,7 +445,7 @@ def split_memory(
         logits_bytes = HALF + FLOAT if last else FLOAT if first else 0
         part = _share(spec, index, len(devices))
         held = _held(part, workload, _Code(version, attention, on_cpu, logits_bytes))
-        answers.append(_on_cpu(held) if on_cpu else _on_gpu(held, device))
+        answers.append(_on_cpu(held) if device is None or on_cpu else _on_gpu(held, device))
     return tuple(answers)
 
 
@@ -470,9 +472,11 @@ def _share(spec: ModelSpec, index: int, count: int) -> ModelSpec:
         return spec
     edges = [round(spec.layers * i / count) for i in (index, index + 1)]
     mine = frozenset(range(*edges))
-    ends = (("token_embd.weight",) if index == 0 else ()) + (("output.weight",) if index == count - 1 else ())
     tensors = [replace(t, layers=tuple(mine & set(t.layers))) for t in spec.tensors if mine & set(t.layers)]
-    tensors += [t for t in spec.tensors if not t.layers and t.name in ends]
+    for tensor in spec.tensors:
+        on = 0 if tensor.name == "token_embd.weight" else count - 1
+        if not tensor.layers and on == index:
+            tensors.append(tensor)
     mixers = [replace(m, layers=tuple(mine & set(m.layers))) for m in spec.mixers if mine & set(m.layers)]
     return replace(spec, tensors=tuple(tensors), mixers=tuple(mixers))
 
