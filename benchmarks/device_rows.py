@@ -240,6 +240,8 @@ def _sheet(row: dict[str, str]) -> GpuSheet | HostSheet:
     found = [sheet for sheet in sheets if sheet.name == name.removeprefix("host ")]
     if not found:
         raise Dropped("device not in the tables")
+    if isinstance(found[0], HostSheet) and not found[0].features:
+        raise Dropped("a processor without the vector instructions that kernels are written for")
     return found[0]
 
 

@@ -27,7 +27,8 @@ LINES = frozenset(("i",))  # "i7-13700K" is said as "13700K", and "Ultra 7 155H"
 VARIANTS = frozenset(("pcie", "sxm", "sxm2", "sxm4", "sxm5", "nvl", "gb", "quadro", "ada", "blackwell"))
 
 _BETWEEN = re.compile(r"\s*[,;]\s*|\s+\+\s*|(?<=\w)(?<!max)\+(?=\s*\w)|\s+with\s+|\s+and\s+", re.IGNORECASE)
-_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(?:GiB|GB|G)\b(\s*RAM\b)?", re.IGNORECASE)
+# `64G` is a size, `5600G` a processor
+_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(?:GiB|GB|(?<!\d{4})G)\b(\s*RAM\b)?", re.IGNORECASE)
 _DDR = re.compile(
     r"(?:\b(\d+)\s*(?:x|×|-?ch(?:annels?)?)\s*)?\b((?:LP)?DDR[345]X?)(?:[- ]?(\d{3,5})\b)?(?:\s*MT/s)?",
     re.IGNORECASE,

@@ -265,7 +265,7 @@ def _sheet(part: Said, notes: list[str]) -> GpuSheet | HostSheet:
     if unnamed is not None:
         notes.append(f"the processor: a {unnamed.name} of {unnamed.cores} cores")
         return unnamed
-    gpus = _meant(asked, gpu_sheets()) if says_something(asked) else []
+    gpus = _meant(asked, gpu_sheets(), part.size_gb) if says_something(asked) else []
     if gpus:
         return _one_variant(part, gpus, notes)
     hosts = _meant(asked, host_sheets()) if says_something(asked) else []
@@ -289,14 +289,15 @@ def _unnamed_host(asked: tuple[str, ...]) -> HostSheet | None:
     return None
 
 
-def _meant(asked: Sequence[str], sheets: Sequence[Sheet]) -> list[Sheet]:
-    """Sheets the words fit: those with nothing unsaid when there are any."""
+def _meant(asked: Sequence[str], sheets: Sequence[Sheet], size_gb: float | None = None) -> list[Sheet]:
+    """Sheets the words fit: of those with the size said, if any, those with nothing unsaid, if any."""
     found: list[tuple[int, Sheet]] = []
     for sheet in sheets:
         fits = [unsaid(asked, words(label)) for label in sheet.labels]
         said = [count for count in fits if count is not None]
         if said:
             found.append((min(said), sheet))
+    found = [each for each in found if size_gb in each[1].sizes_gb] or found
     exact = [each for count, each in found if count == 0]
     return exact or [each for _, each in found]
 
