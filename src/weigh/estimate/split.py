@@ -1,19 +1,32 @@
 """The best way to spread a model over a host and its GPUs, found rather than asked for.
 
-Memory leaves few candidates: everything on one GPU, on several, as many layers as fit, or every layer with
-the experts of the first ones in RAM. Which of them is fastest is for the caller's `decode_s` to say.
+Memory leaves few candidates: everything on one GPU; everything on several; every layer on GPUs but the experts
+of the first ones in RAM; as many layers as fit; nothing. Where several GPUs share, they are filled in turn,
+from either end, or evenly. Which of these is fastest is for the caller's `decode_s` to say.
+
+Filling in turn is right for one sequence: layers run one after another, so each belongs on the fastest GPU that
+has room for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import NamedTuple
 
 from weigh.engines.engine import Settings
-from weigh.estimate.device_memory import placed_memory
+from weigh.estimate.device_memory import LayerBytes, layer_bytes, placed_memory
+from weigh.estimate.kv_cache import CELL_STEP
+from weigh.estimate.memory import UNBOUNDED_TOKENS
 from weigh.estimate.placement import DeviceMemory, Placement
 from weigh.machine.target import Target
 from weigh.model.spec import ModelSpec
+from weigh.units import gib
+
+WORTH_IT = 0.98  # a split that saves less than 2 % of the time is not worth being less simple
+_CORRECTIONS = 4  # rooms are set from a first guess at the scratch memory, then corrected
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +55,40 @@ def best_placement(
     """The fastest placement that fits; None when not even the host can hold the model.
 
     Args:
+        spec: with its tensors typed.
         available: bytes that may be taken of RAM and of each GPU, in that order.
         decode_s: seconds of one decode step under a placement.
     """
     best: Placed | None = None
-    for placement in _candidates(spec, target):
-        held = placed_memory(spec, settings, target, placement, available=available)
-        if not fits_together(held, target, available):
-            continue
+    for placement, held in _candidates(_Site(spec, settings, target, available)):
         taken_s = decode_s(placement)
-        if best is None or taken_s < best.decode_s:
-            best = Placed(placement, held, taken_s, _why(spec, placement))
-    return best
+        if best is None or taken_s < WORTH_IT * best.decode_s:
+            best = Placed(placement, held, taken_s, "")
+    if best is None:
+        return None
+    return replace(best, why=_why(_Site(spec, settings, target, available), best.placement))
+
+
+def max_context_tokens_placed(
+    spec: ModelSpec, settings: Settings, target: Target, available: Sequence[int]
+) -> int:
+    """Largest context per sequence that some placement holds, up to what the model was trained for; 0 for none.
+
+    A whole number of steps of 256 tokens, or all that the model was trained for.
+    """
+    most = spec.context_train or UNBOUNDED_TOKENS
+
+    def fits(steps: int) -> bool:
+        other = replace(settings, context_tokens=min(steps * CELL_STEP, most))
+        return next(_candidates(_Site(spec, other, target, available)), None) is not None
+
+    low, high = 0, -(-most // CELL_STEP)
+    if fits(high):
+        return most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low * CELL_STEP
 
 
 def fits_together(memory: Sequence[DeviceMemory], target: Target, available: Sequence[int]) -> bool:
@@ -62,13 +97,199 @@ def fits_together(memory: Sequence[DeviceMemory], target: Target, available: Seq
     return all(m.fits for m in memory) and memory[0].total_bytes + shared <= available[0]
 
 
-def _candidates(spec: ModelSpec, target: Target) -> Iterator[Placement]:
-    yield Placement((0,) * len(target.gpus))
-    for gpu in range(len(target.gpus)):
-        for layers in range(1, spec.layers + 1):
-            counts = tuple(layers if g == gpu else 0 for g in range(len(target.gpus)))
-            yield Placement(counts, output_on_gpu=True)
+@dataclass(frozen=True)
+class _Site:
+    """The question: a model under settings, and where it may go."""
+
+    spec: ModelSpec
+    settings: Settings
+    target: Target
+    available: Sequence[int]
+
+    def memory(self, placement: Placement) -> tuple[DeviceMemory, ...]:
+        return placed_memory(self.spec, self.settings, self.target, placement, available=self.available)
+
+    def holds(self, memory: Sequence[DeviceMemory]) -> bool:
+        return fits_together(memory, self.target, self.available)
+
+    @property
+    def fastest_first(self) -> list[int]:
+        gpus = self.target.gpus
+        return sorted(range(len(gpus)), key=lambda i: -(gpus[i].bandwidth_bytes_per_s or 0.0))
+
+    def placement(self, counts: Mapping[int, int], experts_in_ram: int = 0) -> Placement:
+        layers = tuple(counts.get(gpu, 0) for gpu in range(len(self.target.gpus)))
+        return Placement(layers, output_on_gpu=True, experts_in_ram=experts_in_ram)
 
 
-def _why(spec: ModelSpec, placement: Placement) -> str:
-    return f"{sum(placement.gpu_layers)} of {spec.layers} layers on the GPU"
+class _Cut(NamedTuple):
+    """Layers from `first` on are on GPUs, the experts of layers before `experts_from` in RAM."""
+
+    first: int
+    experts_from: int
+
+
+class _Order(StrEnum):
+    """How several GPUs share layers."""
+
+    EVENLY = "evenly"
+    FORWARD = "the first GPU is filled first"
+    BACKWARD = "the last GPU is filled first"
+
+
+def _candidates(site: _Site) -> Iterator[tuple[Placement, tuple[DeviceMemory, ...]]]:
+    """Placements that fit, the simple ones first."""
+    whole = False
+    for gpu in site.fastest_first:
+        placement = site.placement({gpu: site.spec.layers})
+        if site.holds(held := site.memory(placement)):
+            whole = True
+            yield placement, held
+    if not whole:
+        yield from _shared(site)
+    host = Placement((0,) * len(site.target.gpus))
+    if site.holds(held := site.memory(host)):
+        yield host, held
+
+
+def _shared(site: _Site) -> Iterator[tuple[Placement, tuple[DeviceMemory, ...]]]:
+    """What several GPUs hold together, and what GPUs hold with a part left in RAM."""
+    gpus = range(len(site.target.gpus))
+    if len(gpus) > 1:
+        together = list(_fitted(site, tuple(gpus), [_Cut(0, 0)]))
+        yield from together
+        if together:
+            return
+        yield from _partly(site, tuple(gpus))
+    for gpu in site.fastest_first:
+        yield from _partly(site, (gpu,))
+
+
+def _partly(site: _Site, gpus: tuple[int, ...]) -> Iterator[tuple[Placement, tuple[DeviceMemory, ...]]]:
+    """Every layer with experts in RAM, as few as need be; or as many whole layers as there is room for."""
+    layers = site.spec.layers
+    if site.spec.experts:
+        with_experts = list(_fitted(site, gpus, [_Cut(0, n) for n in range(1, layers + 1)]))
+        without = [_Cut(first, layers) for first in range(1, layers)]
+        yield from with_experts or _fitted(site, gpus, without)
+    yield from _fitted(site, gpus, [_Cut(first, 0) for first in range(1, layers)])
+
+
+def _fitted(
+    site: _Site, gpus: tuple[int, ...], cuts: Sequence[_Cut]
+) -> Iterator[tuple[Placement, tuple[DeviceMemory, ...]]]:
+    """The first of `cuts`, which leave more and more in RAM, that the GPUs hold, for each order of filling them."""
+    for order in _Order if len(gpus) > 1 else (_Order.FORWARD,):
+        found = _first_fitting(site, gpus, cuts, order)
+        if found is not None and site.holds(found[1]):
+            yield found
+
+
+def _first_fitting(
+    site: _Site, gpus: tuple[int, ...], cuts: Sequence[_Cut], order: _Order
+) -> tuple[Placement, tuple[DeviceMemory, ...]] | None:
+    """Solved by sums over layers with a guess at each GPU's other memory; then weighed, and the guess mended."""
+    sizes = layer_bytes(site.spec, site.settings)
+    rooms = _rooms(site, gpus, cuts[len(cuts) // 2])
+    for _ in range(_CORRECTIONS):
+        index = bisect_left(cuts, True, key=lambda cut: _filled(sizes, cut, rooms, order) is not None)
+        counts = _filled(sizes, cuts[index], rooms, order) if index < len(cuts) else None
+        if counts is None:
+            return None
+        placement = site.placement(dict(zip(gpus, counts, strict=True)), cuts[index].experts_from)
+        held = site.memory(placement)
+        missing = [held[gpu + 1].total_bytes - site.available[gpu + 1] for gpu in gpus]
+        if max(missing) <= 0:
+            return placement, held
+        rooms = [room - max(0, short) for room, short in zip(rooms, missing, strict=True)]
+    return None
+
+
+def _rooms(site: _Site, gpus: tuple[int, ...], cut: _Cut) -> list[int]:
+    """Bytes each GPU has for layers, beside the scratch and the output matrix it has under a like placement."""
+    layers = site.spec.layers - cut.first
+    share = {gpu: layers // len(gpus) for gpu in gpus}
+    share[gpus[-1]] += layers - sum(share.values())
+    held = site.memory(site.placement(share, cut.experts_from))
+    sizes = layer_bytes(site.spec, site.settings)
+    rooms, start = [], cut.first
+    for gpu in gpus:
+        own = sizes.between(start, start + share[gpu], cut.experts_from)
+        rooms.append(site.available[gpu + 1] - held[gpu + 1].total_bytes + own)
+        start += share[gpu]
+    return rooms
+
+
+def _filled(sizes: LayerBytes, cut: _Cut, rooms: Sequence[int], order: _Order) -> tuple[int, ...] | None:
+    """Layers for each GPU, from `cut.first` to the last; None when there is no room for them all."""
+    match order:
+        case _Order.FORWARD:
+            return _in_turn(sizes, cut, rooms)
+        case _Order.BACKWARD:
+            return _from_the_end(sizes, cut, rooms)
+        case _Order.EVENLY:
+            needed, room = sizes.between(cut.first, sizes.layers, cut.experts_from), sum(rooms)
+            return _in_turn(sizes, cut, rooms, share=needed / room) if 0 < needed <= room else None
+
+
+def _in_turn(
+    sizes: LayerBytes, cut: _Cut, rooms: Sequence[int], share: float = 1.0
+) -> tuple[int, ...] | None:
+    """Fill each GPU up to `share` of its room, give or take a layer; the last takes what is left."""
+    start, counts, owed = cut.first, [], 0.0
+    for index, room in enumerate(rooms):
+        last = index == len(rooms) - 1
+        owed += room * share
+        end = sizes.layers if last else sizes.end(start, min(owed, room), cut.experts_from)
+        taken = sizes.between(start, end, cut.experts_from)
+        if taken > room:
+            return None
+        counts.append(end - start)
+        start, owed = end, owed - taken
+        if share == 1.0:
+            owed = 0.0
+    return tuple(counts)
+
+
+def _from_the_end(sizes: LayerBytes, cut: _Cut, rooms: Sequence[int]) -> tuple[int, ...] | None:
+    end, counts = sizes.layers, []
+    for index in range(len(rooms) - 1, -1, -1):
+        start = max(cut.first, sizes.start(end, rooms[index], cut.experts_from))
+        counts.append(end - start)
+        end = start
+    return tuple(reversed(counts)) if end == cut.first else None
+
+
+def _why(site: _Site, placement: Placement) -> str:
+    """The split in words, and what it would take to have everything on GPUs."""
+    names = [f"GPU {i}" for i in range(len(site.target.gpus))] if len(site.target.gpus) > 1 else ["the GPU"]
+    layers, total = sum(placement.gpu_layers), site.spec.layers
+    if not placement.on_gpu:
+        return (
+            "everything on the processor, which is faster here"
+            if _whole_fits(site)
+            else "everything on the processor"
+        )
+    where = " and ".join(
+        f"{n} of {total} layers on {name}" if n < total else f"all {total} layers on {name}"
+        for n, name in zip(placement.gpu_layers, names, strict=True)
+        if n
+    )
+    if placement.experts_in_ram:
+        where += f", the experts of {min(placement.experts_in_ram, total)} of them in RAM"
+    if layers == total and not placement.experts_in_ram:
+        return where
+    return f"{where}; everything there would need {gib(_missing_bytes(site))} more"
+
+
+def _missing_bytes(site: _Site) -> int:
+    """By how much all GPUs together are too small for everything, each filled as it is."""
+    gpus = tuple(range(len(site.target.gpus)))
+    rooms = _rooms(site, gpus, _Cut(0, 0))
+    sizes = layer_bytes(site.spec, site.settings)
+    return max(0, sizes.between(0, sizes.layers, 0) - sum(rooms))
+
+
+def _whole_fits(site: _Site) -> bool:
+    gpus = range(len(site.target.gpus))
+    return any(site.holds(site.memory(site.placement({gpu: site.spec.layers}))) for gpu in gpus)
