@@ -129,7 +129,8 @@ def _claimed_bits(spec: ModelSpec) -> Iterator[str]:
 
 def _claimed_recipe(spec: ModelSpec) -> Iterator[str]:
     """A GGUF file whose name or header claims a recipe that its tensors do not follow."""
-    names = [spec.quantization, *_RECIPE.findall(spec.file.name if spec.file else "")]
+    # the last claim of a name: those before may be of what it was made from (`Nemotron-BF16-Q4_K_M`)
+    names = [spec.quantization, *_RECIPE.findall(spec.file.name if spec.file else "")[-1:]]
     held = _most_common_format(spec)
     if held is GgmlType.MXFP4:  # gpt-oss's experts, which stay as they are whatever the rest becomes
         return
