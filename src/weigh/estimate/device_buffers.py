@@ -25,6 +25,7 @@ from weigh.estimate.graph import Graph, Layer
 
 OFFLOAD_TOKENS = 32  # GGML_OP_OFFLOAD_MIN_BATCH
 PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
+_LAST_MATRICES = frozenset({"ffn_down", "ffn_down_exps"})
 INDEX = 8  # an I64 that says which cell a token goes to
 
 
@@ -71,7 +72,8 @@ class _Fetching(Arena):
     Attributes:
         step: the layer being run.
         positions_bytes: of the positions, when they come with the first layer that reads them; else 0.
-        pending: masks not placed yet; they come with the first attention that reads them.
+        pending: masks not placed yet; they come with the first attention that reads them,
+        due: or with the last matrix that is fetched before it, when it is in a later layer.
         masks: where the others lie.
     """
 
@@ -80,6 +82,7 @@ class _Fetching(Arena):
         self.step: Step | None = None
         self.positions_bytes = 0
         self.pending = dict(masks)
+        self.due: tuple[bool, ...] = ()
         self.masks: dict[bool, Block] = {}
         self._early: list[Block] = []
 
@@ -101,9 +104,16 @@ class _Fetching(Arena):
         copies = self._fetched(step, read)
         if read == step.positions_with:
             self._place_positions()
-        if read == KV and step.layer.sliding in self.pending:
-            self.masks[step.layer.sliding] = super().take(self.pending.pop(step.layer.sliding))
+        if read == KV and step.layer.sliding is not None:
+            self._place_masks((step.layer.sliding,))
+        elif copies and read in _LAST_MATRICES:
+            self._place_masks(self.due)
         return copies
+
+    def _place_masks(self, kinds: tuple[bool, ...]) -> None:
+        for sliding in kinds:
+            if sliding in self.pending:
+                self.masks[sliding] = super().take(self.pending.pop(sliding))
 
     def _before_positions(self, step: Step) -> None:
         """The query's bias comes with the positions, is added just before, and dropped."""
@@ -145,9 +155,11 @@ def gpu_compute_bytes(graph: Graph, batch: Batch, masks: tuple[tuple[bool, int],
     """
     arena = _Fetching(dict(masks))
     stream = _handed(arena, graph, batch, part)
-    last_reader = {step.layer.sliding: i for i, step in enumerate(part.steps)}
+    readers = [step.layer.sliding for step in part.steps]
+    last_reader = {sliding: i for i, sliding in enumerate(readers)}
     for index, step in enumerate(part.steps):
         arena.step = step
+        arena.due = _first_read_by(part.steps, index + 1)
         rows = batch.rows if part.last and index == len(part.steps) - 1 else batch.tokens
         ending = [arena.masks[s] for s, i in last_reader.items() if i == index and s in arena.masks]
         stream = layer_output(arena, step.layer, stream, graph.hidden, batch, rows, ending)
@@ -157,6 +169,21 @@ def gpu_compute_bytes(graph: Graph, batch: Batch, masks: tuple[tuple[bool, int],
         arena.take(F32 * graph.vocab * batch.rows)
         arena.give(norm)
     return arena.peak
+
+
+def _handed_masks(steps: tuple[Step, ...], masks: Mapping[bool, int]) -> list[bool]:
+    """Masks that are inputs of the part's beginning: it ends where the first matrix is fetched from RAM."""
+    fetching = next((i for i, step in enumerate(steps) if step.fetched), len(steps))
+    return [s for s in masks if any(step.layer.sliding is s for step in steps[: fetching + 1])]
+
+
+def _first_read_by(steps: tuple[Step, ...], index: int) -> tuple[bool, ...]:
+    """The kind of mask that layer `index` reads, when it is on a GPU and none before it reads that kind."""
+    if index >= len(steps) or steps[index].in_ram:
+        return ()
+    sliding = steps[index].layer.sliding
+    known = sliding is None or any(step.layer.sliding is sliding for step in steps[:index])
+    return () if known else (sliding,)  # type: ignore[return-value]
 
 
 def _handed(arena: _Fetching, graph: Graph, batch: Batch, part: Part) -> Block:
@@ -177,7 +204,7 @@ def _handed(arena: _Fetching, graph: Graph, batch: Batch, part: Part) -> Block:
         arena.positions_bytes = 4 * graph.positions * batch.tokens
     else:
         arena.take(copies * 4 * graph.positions * batch.tokens)
-        for sliding in tuple(arena.pending):
+        for sliding in _handed_masks(part.steps, arena.pending):
             arena.take(copies * _cache_inputs(batch))
             arena.masks[sliding] = arena.take(copies * arena.pending.pop(sliding))
     if not part.first:

@@ -27,8 +27,8 @@ from weigh.estimate.device_buffers import (
     gpu_compute_bytes,
     host_compute_bytes,
 )
-from weigh.estimate.graph import Graph, Layer, graph, layers_of, representatives
-from weigh.estimate.kv_cache import cell_bytes, cells, mixer_bytes
+from weigh.estimate.graph import Graph, Layer, graph, representatives
+from weigh.estimate.kv_cache import Cells, cell_bytes, cells, mixer_bytes
 from weigh.estimate.memory import EMBEDDINGS, memory, runtime_bytes
 from weigh.estimate.placement import DeviceMemory, Placement
 from weigh.figure import Basis, Figure
@@ -199,9 +199,9 @@ class _Spread:
     def graph(self) -> Graph:
         return graph(self.spec)
 
-    @cached_property
+    @property
     def layers(self) -> tuple[Layer, ...]:
-        return layers_of(self.spec)
+        return self.graph.every_layer
 
     @cached_property
     def matrices(self) -> tuple[tuple[tuple[str, int, bool], ...], ...]:
@@ -211,8 +211,9 @@ class _Spread:
             if len(tensor.shape) < 2 and tensor.name != "blk.{}.attn_q.bias":
                 continue
             role = tensor.name.removeprefix("blk.{}.").removesuffix(".weight").removesuffix("_shexp")
+            matrix = (role, tensor.tensor_bytes, bool(tensor.experts))
             for layer in tensor.layers:
-                found[layer].append((role, tensor.tensor_bytes, bool(tensor.experts)))
+                found[layer].append(matrix)
         return tuple(map(tuple, found))
 
     @cached_property
@@ -266,7 +267,10 @@ class _Under:
     def masks(self) -> tuple[tuple[bool, int], ...]:
         window = next((m.window for m in self.spread.spec.mixers if m.kind is MixerKind.SLIDING), 0)
         read = {layer.sliding for layer in self.spread.graph.layers}
-        sizes = mask_bytes(self.batch, cells(self.settings, window))
+        room = cells(self.settings, window)
+        if not self.spread.graph.cached:
+            room = Cells(self.batch.tokens, self.batch.tokens)
+        sizes = mask_bytes(self.batch, room)
         return tuple((sliding, size) for sliding, size in sizes.items() if sliding in read)
 
     @cached_property
