@@ -23,7 +23,15 @@ from statistics import median
 from typing import NamedTuple
 
 from weigh.engines.engine import Settings
-from weigh.estimate.device_speed import Run, Term, decode_terms, integer_gain, prefill_terms, whole
+from weigh.estimate.device_speed import (
+    Run,
+    Term,
+    decode_terms,
+    integer_gain,
+    pipeline_share,
+    prefill_terms,
+    whole,
+)
 from weigh.machine.device_names import Ram
 from weigh.machine.devices import gpu_sheets, host_sheets
 from weigh.model.catalog import catalog
@@ -374,9 +382,17 @@ def report(kind: str, gaps: Sequence[Gap]) -> None:
         )
 
 
-def report_several(kind: str, runs: Sequence[Observed], effects: Effects) -> None:
-    """Layers spread over cards alike take as long as on one of them, had it the memory."""
-    gaps = [gap(run, effects, kind) for run in runs]
+def report_several(kind: str, code: str, rows: Sequence[Mapping[str, str]], effects: Effects) -> None:
+    """Decode takes as long as on one such card, had it the memory; prefill is shared out by micro-batches."""
+    rows = [row for row in rows if row["kind"] == code]
+    gaps = []
+    for row, run in zip(rows, observed(rows, code), strict=True):
+        share = 1.0
+        if kind == "prefill":
+            tokens, ubatch = int(row["tokens"]), int(row["ubatch"])
+            per_batch = max(1, DEFAULTS.batch_tokens // ubatch)
+            share = pipeline_share(int(row["gpus"]), math.ceil(tokens / ubatch), per_batch)
+        gaps.append(gap(run, effects, kind) - math.log(share))
     print(
         f"{kind} on several cards by layers: {len(gaps)} runs, median error {percent(gaps):.1f} %,"
         f" take {math.exp(median(gaps)):.2f} x the time predicted"
@@ -408,7 +424,7 @@ def main() -> None:
     for kind, code in (("decode", "tg"), ("prefill", "pp")):
         content[kind], gaps = judged(rows, kind, code)
         report(kind, gaps)
-        report_several(kind, observed(on_several, code), fit(observed(rows, code), kind))
+        report_several(kind, code, on_several, fit(observed(rows, code), kind))
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"
     if check:
         same = RATES.read_text(encoding="utf-8") == text

@@ -19,6 +19,7 @@ from weigh.estimate.device_speed import (
     Rates,
     Run,
     decode_terms,
+    pipeline_share,
     placed_speed,
     prefill_terms,
     rates,
@@ -174,6 +175,13 @@ def test_tensor_parallel_uses_all_cards_at_once() -> None:
     by_layers = decode(spec, target, Placement((40, 40), True))
     by_tensors = decode(spec, target, Placement((80, 80), True, tensor_parallel=True))
     assert by_tensors == pytest.approx(2 * 0.85 * by_layers, rel=0.01)
+
+
+def test_cards_in_a_row_work_on_several_micro_batches_at_once() -> None:
+    # 4 micro-batches on 2 cards: A1, A2+B1, A3+B2, A4+B3, B4 are 5 turns instead of 8
+    assert pipeline_share(2, 16, 4) == 5 / 8
+    assert pipeline_share(4, 1, 4) == 1
+    assert pipeline_share(1, 16, 4) == 1
 
 
 def test_a_calibrated_host_is_answered_by_its_calibration_alone() -> None:

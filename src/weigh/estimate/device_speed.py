@@ -8,7 +8,8 @@ Prefill of T tokens   sum over devices of
                         2 x weights x T / FP16 peak x what its format costs there
                       + attention over T x depth + T^2 / 2 pairs / FP16 peak x its cost
                       + micro-batches x (layers x time to launch one + experts streamed)
-Offloaded parts run one after another. Weights in RAM cross the bus to a GPU in prefill, because llama.cpp
+Offloaded parts run one after another, but GPUs that hold all layers work on several micro-batches at once
+(`pipeline_share`). Weights in RAM cross the bus to a GPU in prefill, because llama.cpp
 multiplies batches of `OFFLOAD_TOKENS` and more there; otherwise the host does its part itself.
 
 Each cost is a product of effects, named `backend`, `generation`, `format` and so on, that
@@ -547,6 +548,7 @@ def _prefill(
     ubatch = min(settings.ubatch_tokens, settings.batch_tokens, tokens)
     prefill = rates()[1]
     timed, copied_any = [], False
+    faster = _gain(placement, target) / _pipelined(placed, settings, tokens, ubatch, placement)
     for device, part in placed:
         copied = device is target.host and placement.on_gpu and ubatch >= OFFLOAD_TOKENS
         worker = target.gpus[0] if copied else device
@@ -559,13 +561,14 @@ def _prefill(
             depth=depth,
             ubatch=ubatch,
         )
-        seconds = prefill.seconds(terms) / _gain(placement, target)
+        seconds = prefill.seconds(terms) / faster
         if copied:
             seconds += math.ceil(tokens / ubatch) * _copy_s(part, worker, ubatch)
             copied_any = True
         known = _known(worker) and bool(worker.fp16_flops_per_s or worker.fp32_flops_per_s)
         timed.append(_timed(seconds, worker, part, prefill, known))
     more = [TENSOR_PARALLEL_ERROR] * placement.tensor_parallel + [COPIED_WEIGHTS_ERROR] * copied_any
+    more += [SPLIT_ERROR] * (len(placed) > 1)
     return timed, math.hypot(*more)
 
 
@@ -576,6 +579,27 @@ def _copy_s(part: Part, gpu: Device, tokens: int) -> float:
     touched = 1 - (1 - part.expert_share) ** tokens
     size = sum(_bytes_by_class(part.dense).values()) + touched * sum(_bytes_by_class(part.experts).values())
     return size / (gpu.link_bytes_per_s * LINK_SHARE)
+
+
+def pipeline_share(gpus: int, micro_batches: int, per_batch: int) -> float:
+    """Time of a prompt on `gpus` that pass on each micro-batch of a batch, over that of one after the other.
+
+    A batch of m micro-batches takes m + gpus - 1 turns instead of m x gpus. Source: llama-context.cpp,
+    `pipeline_parallel`; published runs on several cards take 1.03 x as long (docs/devices.md).
+    """
+    at_once = min(micro_batches, per_batch)
+    return (at_once + gpus - 1) / (at_once * gpus)
+
+
+def _pipelined(
+    placed: Sequence[_Share], settings: Settings, tokens: int, ubatch: int, placement: Placement
+) -> float:
+    """llama.cpp does so where all layers are on GPUs whose backend has events."""
+    backends = {share.device.backend for share in placed}
+    if placement.tensor_parallel or not backends <= {Backend.CUDA, Backend.ROCM}:
+        return 1.0
+    per_batch = max(1, settings.batch_tokens // ubatch)
+    return pipeline_share(len(placed), math.ceil(tokens / ubatch), per_batch)
 
 
 def _gain(placement: Placement, target: Target) -> float:
