@@ -32,7 +32,9 @@ def answer(config: dict[str, object]) -> dict[str, object]:
     try:
         return {"parameters": parameters(config)}
     except Exception as error:  # whatever a model class may raise: it is reported, not hidden
-        return {"problem": f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"}
+        return {
+            "problem": f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
+        }
 
 
 def parameters(fields: dict[str, object]) -> int:

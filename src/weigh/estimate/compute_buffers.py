@@ -114,6 +114,8 @@ def compute_bytes(graph: Graph, settings: Settings, cells: Cells) -> int:
     Source: llama-context.cpp `sched_reserve` and `graph_reserve`; llama-graph.cpp `build_attn_inp_kq_mask`.
     """
     batch = largest_batch(graph, settings)
+    if not graph.cached:
+        cells = Cells(batch.tokens, batch.tokens)
     sizes = mask_bytes(batch, cells)
     last = _last_readers(graph.layers)
     lasting = sum(sizes[sliding] for sliding, index in last.items() if index == len(graph.layers) - 1)

@@ -119,9 +119,11 @@ class Graph:
 
     Attributes:
         layers: a few of each kind and the last ones; the rest repeat them.
+        every_layer: all of them, in order.
         key_rotation, value_rotation: width of the rotation that a quantized cache brings; 0 for none.
         widest_input: most columns of any matrix.
         per_layer_embedding: width, all layers together, of embeddings that every layer adds (Gemma 3n, 4).
+        cached: False when no layer keeps anything: the mask then covers the micro-batch alone.
         extra_streams: copies of the residual stream beside it (Gemma 3n's AltUp, predictions included).
     """
 
@@ -134,6 +136,8 @@ class Graph:
     widest_input: int
     per_layer_embedding: int
     extra_streams: int
+    cached: bool = True
+    every_layer: tuple[Layer, ...] = ()
 
 
 def graph(spec: ModelSpec) -> Graph:
@@ -152,8 +156,7 @@ _REMEMBERED = 4096
 _graphs: dict[object, Graph] = {}  # by shape: the recipes of one model share a graph
 
 
-def layers_of(spec: ModelSpec) -> tuple[Layer, ...]:
-    """Every layer, in order, where `Graph.layers` holds a few of each kind."""
+def _layers(spec: ModelSpec) -> tuple[Layer, ...]:
     by_layer = _roles(spec)
     mixer_of = {layer: mixer for mixer in spec.mixers for layer in mixer.layers}
     iswa = any(m.kind is MixerKind.SLIDING for m in spec.mixers)
@@ -161,11 +164,12 @@ def layers_of(spec: ModelSpec) -> tuple[Layer, ...]:
 
 
 def _graph(spec: ModelSpec) -> Graph:
+    layers = _layers(spec)
     rotations = _rotations(spec)
     return Graph(
         hidden=spec.hidden,
         vocab=spec.vocab,
-        layers=representatives(layers_of(spec)),
+        layers=representatives(layers),
         positions=MULTIMODAL_POSITIONS if "rope.dimension_sections" in spec.hyper else 1,
         key_rotation=rotations[0],
         value_rotation=rotations[1],
@@ -174,6 +178,8 @@ def _graph(spec: ModelSpec) -> Graph:
         ),
         per_layer_embedding=next((t.shape[0] for t in spec.tensors if t.name == PER_LAYER_EMBEDDING), 0),
         extra_streams=ALTUP_STREAMS if any(t.name == "altup_proj.weight" for t in spec.tensors) else 0,
+        every_layer=layers,
+        cached=any(m.kv_heads or m.state_elements for m in spec.mixers),
     )
 
 

@@ -105,9 +105,14 @@ class CatalogEntry:
 
 @dataclass(frozen=True)
 class Catalog:
-    """All entries, in the order of the file, and by id."""
+    """Models that write text, in the order of the file, which iterating gives; and all of them by id.
+
+    Attributes:
+        embedding: models that give vectors for texts and write none: nobody is to be recommended one to talk to.
+    """
 
     entries: tuple[CatalogEntry, ...]
+    embedding: tuple[CatalogEntry, ...]
     by_id: Mapping[str, CatalogEntry]
 
     def __iter__(self) -> Iterator[CatalogEntry]:
@@ -120,9 +125,13 @@ class Catalog:
 @cache
 def catalog() -> Catalog:
     """The catalog that comes with weigh."""
-    records = json.loads((Path(__file__).parents[1] / "data" / "models.json").read_bytes())
-    entries = tuple(_entry(record) for record in records)
-    return Catalog(entries, {entry.id: entry for entry in entries})
+    entries, embedding = _entries("models.json"), _entries("embedding_models.json")
+    return Catalog(entries, embedding, {entry.id: entry for entry in (*entries, *embedding)})
+
+
+def _entries(file: str) -> tuple[CatalogEntry, ...]:
+    records = json.loads((Path(__file__).parents[1] / "data" / file).read_bytes())
+    return tuple(_entry(record) for record in records)
 
 
 def _entry(record: Mapping[str, object]) -> CatalogEntry:

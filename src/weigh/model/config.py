@@ -58,6 +58,8 @@ def spec_from_config(name: str, config: Mapping[str, object]) -> ModelSpec:
         raise BadInput(f"{name}: `model_type` is missing from the config")
     if model_type not in FAMILIES:
         raise NotSupported(f"{name}: architecture `{model_type}` is not known to weigh yet")
+    if model_type == "gemma3_text" and fields.flag("use_bidirectional_attention"):
+        model_type = "gemma_embedding"
     draft = FAMILIES[model_type](fields)
     draft.beside += _encoders(Fields(name, config), draft)
     return _spec(name, draft)

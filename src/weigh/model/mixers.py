@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from weigh.errors import BadInput
-from weigh.model.spec import HyperValue, Mixer, MixerKind, Scalar
+from weigh.model.spec import ENCODERS, HyperValue, Mixer, MixerKind, Scalar
 
 MOST = 1 << 31  # a hyperparameter beyond it is damage, not a model
 
@@ -47,6 +47,7 @@ _SLIDING: Mapping[str, _Sliding] = {
     "gemma3": _Sliding(6),
     "gemma3n": _Sliding(5),
     "gemma4": _Sliding(None),
+    "gemma-embedding": _Sliding(6),
     "gpt-oss": _Sliding(2),
     "granite_swa": _Sliding(None),
     "laguna": _Sliding(4, full_first=True),
@@ -55,6 +56,7 @@ _SLIDING: Mapping[str, _Sliding] = {
     "maple": _Sliding(None),
     "mellum": _Sliding(4),
     "mimo2": _Sliding(None),
+    "modern-bert": _Sliding(3, full_first=True),
     "muse-glimmer": _Sliding(4),
     "olmo2": _Sliding(4),
     "plamo3": _Sliding(8),
@@ -77,10 +79,7 @@ _ATTENTION_INTERVAL: Mapping[str, int] = {
     "minimax-01": 8,
 }
 _BOTH_IN_EVERY_LAYER = frozenset({"falcon-h1"})
-_NO_CACHE = frozenset(  # encoders and diffusion models see the whole text at once
-    {"bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3"}
-    | {"eurobert", "gemma-embedding", "dream", "llada", "llada-moe", "rnd1"}
-)
+_NO_CACHE = ENCODERS | {"dream", "llada", "llada-moe", "rnd1"}  # diffusion models too see a text at once
 _OWN_KV_LAYERS: Mapping[str, int] = {"gemma3n": 20}  # later layers read the cache of an earlier one
 
 

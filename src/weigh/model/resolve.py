@@ -263,7 +263,7 @@ def _entry(name: str) -> CatalogEntry | None:
         lambda entry: "".join(_essential(_words(entry.id))) == plain,
     )
     for way in ways if plain else ():
-        if found := list(filter(way, catalog())):
+        if found := list(filter(way, catalog().by_id.values())):
             return min(found, key=_preference)
     return _only_one_beginning(words)
 
@@ -273,7 +273,7 @@ def _only_one_beginning(words: list[str]) -> CatalogEntry | None:
     from weigh.model.catalog import catalog
 
     begun = _without_fillers(words)
-    found = [e for e in catalog() if begun and _essential(_words(e.id))[: len(begun)] == begun]
+    found = [e for e in catalog().by_id.values() if begun and _essential(_words(e.id))[: len(begun)] == begun]
     return found[0] if len(found) == 1 else None
 
 
@@ -282,7 +282,7 @@ def _unknown(name: str) -> UnknownName:
     from weigh.model.catalog import catalog
     from weigh.model.hub_cache import cached_repositories
 
-    ids = {_plain(e.id): e.id.rpartition("/")[2] for e in catalog()}
+    ids = {_plain(e.id): e.id.rpartition("/")[2] for e in catalog().by_id.values()}
     ids |= {_plain(repo): f"hf:{repo}" for repo in cached_repositories() if _plain(repo) not in ids}
     return UnknownName("model", printable(name), close=[ids[key] for key in _close(_plain(name), ids, 0.5)])
 

@@ -68,6 +68,13 @@ class TensorGroup:
         return self.shape[2] if "_exps." in self.name and len(self.shape) > 2 else 0
 
 
+# llama.cpp's names of architectures that read a text at once, both ways
+ENCODERS = frozenset(
+    {"bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3"}
+    | {"eurobert", "gemma-embedding", "t5encoder", "llama-embed"}
+)
+
+
 class MixerKind(StrEnum):
     """How a layer mixes tokens, which decides what it keeps per token."""
 
@@ -146,6 +153,11 @@ class ModelSpec:
     format: str = ""
     beside: tuple[TensorGroup, ...] = ()
     contradictions: tuple[str, ...] = ()
+
+    @property
+    def generates(self) -> bool:
+        """Whether it writes text token by token; embedding models give one vector, and keep no cache."""
+        return self.architecture not in ENCODERS and not self.hyper.get("pooling_type")
 
     @property
     def tied_embeddings(self) -> bool:

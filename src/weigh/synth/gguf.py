@@ -233,6 +233,7 @@ def _header(spec: ModelSpec, tensors: list[_Tensor]) -> bytes:
         _pair("general.alignment", ALIGNMENT),
         *(_pair(_full_key(spec.architecture, key), value) for key, value in _hyper(spec).items()),
         *_tokenizer(spec.vocab),
+        *_token_types(spec),
     ]
     parts = [struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(entries)), *entries]
     offset = 0
@@ -241,6 +242,12 @@ def _header(spec: ModelSpec, tensors: list[_Tensor]) -> bytes:
         offset += _aligned(tensor.bytes)
     header = b"".join(parts)
     return header + bytes(_aligned(len(header)) - len(header))
+
+
+def _token_types(spec: ModelSpec) -> list[bytes]:
+    """BERT's files count the kinds of sentences beside the vocabulary."""
+    kinds = next((t.shape[1] for t in spec.tensors if t.name == "token_types.weight"), 0)
+    return [_pair("tokenizer.ggml.token_type_count", kinds)] if kinds else []
 
 
 def _hyper(spec: ModelSpec) -> Mapping[str, HyperValue]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from weigh.model.architectures import dense, gemma, hybrid, latent, moe, pooled
+from weigh.model.architectures import dense, embedding, gemma, hybrid, latent, moe, pooled
 from weigh.model.architectures.beside import Beside
 from weigh.model.architectures.draft import Draft, Family
 from weigh.model.architectures.encoders import ENCODERS
@@ -16,6 +16,8 @@ FAMILIES: Mapping[str, Family] = {
     "arctic": moe.arctic,
     "bailing_moe": moe.bailing_moe2,
     "bailing_moe_v2": moe.bailing_moe2,
+    "bert": embedding.bert,
+    "camembert": embedding.roberta,
     "cohere": dense.command_r,
     "cohere2": dense.cohere2,
     "deepseek": moe.deepseek,
@@ -33,6 +35,7 @@ FAMILIES: Mapping[str, Family] = {
     "gemma2": dense.gemma2,
     "gemma3": dense.gemma3,
     "gemma3_text": dense.gemma3,
+    "gemma_embedding": embedding.gemma_embedding,
     "gemma3n": gemma.gemma3n,
     "gemma3n_text": gemma.gemma3n,
     "gemma4": gemma.gemma4,
@@ -51,6 +54,7 @@ FAMILIES: Mapping[str, Family] = {
     "internlm2": dense.internlm2,
     "internlm3": dense.llama,
     "jamba": hybrid.jamba,
+    "jina_bert": embedding.jina_bert,
     "kimi_k2": latent.deepseek3,
     "kimi_k25": latent.deepseek3,
     "kimi_linear": hybrid.kimi_linear,
@@ -69,8 +73,11 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": dense.llama,
     "mistral3": dense.llama,
     "mixtral": moe.mixtral,
+    "modernbert": embedding.modern_bert,
+    "mt5": embedding.t5,
     "nemotron-nas": dense.deci,
     "nemotron_h": hybrid.nemotron_h,
+    "nomic_bert": embedding.nomic_bert,
     "olmo2": dense.olmo2,
     "olmo3": dense.olmo2,
     "olmoe": moe.olmoe,
@@ -97,11 +104,15 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_vl_moe": moe.qwen3vlmoe,
     "qwen3_vl_moe_text": moe.qwen3vlmoe,
     "qwen3_vl_text": dense.qwen3vl,
+    "roberta": embedding.roberta,
     "seed_oss": dense.seed_oss,
     "smollm3": dense.smollm3,
     "stablelm": dense.stablelm,
     "starcoder2": dense.starcoder2,
     "step3p5": moe.step35,
+    "t5": embedding.t5,
+    "umt5": embedding.t5,
+    "xlm-roberta": embedding.roberta,
 }
 
 __all__ = ["ENCODERS", "FAMILIES", "Beside", "Draft", "Family", "Fields"]

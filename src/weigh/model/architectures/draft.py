@@ -34,6 +34,7 @@ _EXPERTS_USED = (
     "top_k_experts",
     "moe_k",
 )
+POOLING = {"mean": 1, "cls": 2, "last": 3}  # llama.h `enum llama_pooling_type`
 
 
 @lru_cache(maxsize=512)
@@ -100,6 +101,9 @@ class Draft:
             eps = self.c.number("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", default=1e-5)
             hyper["attention.layer_norm_epsilon"] = eps
         self._add_rope(hyper)
+        # how an embedding model makes one vector of all: its `1_Pooling/config.json` says so, not the config
+        if self.c.has("pooling_mode"):
+            hyper["pooling_type"] = POOLING.get(self.c.text("pooling_mode"), 0)
         return hyper
 
     def _add_rope(self, hyper: dict[str, HyperValue]) -> None:
