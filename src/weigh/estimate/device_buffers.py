@@ -58,12 +58,14 @@ class Part(NamedTuple):
         first: it is handed the embeddings.
         last: it makes the logits.
         copies: of each of its inputs; more than one when the GPUs work at the same time.
+        layers_share: of all layers, how many it runs.
     """
 
     steps: tuple[Step, ...]
     first: bool
     last: bool
     copies: int = 1
+    layers_share: float = 1.0
 
 
 class _Fetching(Arena):
@@ -137,7 +139,7 @@ def host_compute_bytes(graph: Graph, batch: Batch, masks: tuple[tuple[bool, int]
     inputs = aligned(4 * tokens) + wide + aligned(4 * tokens) + wide + aligned(INDEX * tokens)
     inputs += aligned(4 * graph.positions * tokens) + aligned(4 * batch.rows)
     inputs += sum(_cache_inputs(batch) + size for _, size in masks)
-    return copies * inputs + 2 * wide
+    return copies * inputs + 2 * wide + F32 * graph.per_layer_embedding * tokens
 
 
 def _cache_inputs(batch: Batch) -> int:
@@ -154,7 +156,10 @@ def gpu_compute_bytes(graph: Graph, batch: Batch, masks: tuple[tuple[bool, int],
         masks: bytes of the attention mask of full layers (False) and of sliding ones (True), where there are.
     """
     arena = _Fetching(dict(masks))
+    by_token = F32 * graph.per_layer_embedding * batch.tokens
     stream = _handed(arena, graph, batch, part)
+    looked_up = arena.take(int(part.copies * by_token * (1.0 if part.first else part.layers_share)))
+    arena.take(graph.extra_streams * F32 * graph.hidden * batch.tokens)
     readers = [step.layer.sliding for step in part.steps]
     last_reader = {sliding: i for i, sliding in enumerate(readers)}
     for index, step in enumerate(part.steps):
@@ -163,12 +168,22 @@ def gpu_compute_bytes(graph: Graph, batch: Batch, masks: tuple[tuple[bool, int],
         rows = batch.rows if part.last and index == len(part.steps) - 1 else batch.tokens
         ending = [arena.masks[s] for s, i in last_reader.items() if i == index and s in arena.masks]
         stream = layer_output(arena, step.layer, stream, graph.hidden, batch, rows, ending)
+        if index == 0 and part.first:
+            _arranged_by_layer(arena, by_token, looked_up if part.copies == 1 else Block(0, 0))
     if part.last:
         norm = arena.take(F32 * graph.hidden * batch.rows)
         arena.give(stream)
         arena.take(F32 * graph.vocab * batch.rows)
         arena.give(norm)
     return arena.peak
+
+
+def _arranged_by_layer(arena: Arena, size: int, looked_up: Block) -> None:
+    """Embeddings that every layer adds: projected, summed with what was looked up, and put in order."""
+    projected = arena.take(size)
+    arena.give(looked_up)
+    arena.take(size)
+    arena.give(projected)
 
 
 def _handed_masks(steps: tuple[Step, ...], masks: Mapping[bool, int]) -> list[bool]:

@@ -378,7 +378,8 @@ class _Under:
             first, end = bounds[gpu + 1]
             own = representatives(kinds[0 if gpu == used[0] else first : end])
             steps = tuple(self.steps[kind] for kind in own)
-            part = Part(steps, gpu == used[0], gpu == used[-1], copies)
+            share = layers / self.spread.spec.layers if graph.per_layer_embedding else 1.0
+            part = Part(steps, gpu == used[0], gpu == used[-1], copies, share)
             scratch.append(gpu_compute_bytes(graph, batch, masks, part))
         return scratch
 
