@@ -7,7 +7,8 @@ device that does it too is not shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from weigh.engines.engine import Settings
@@ -67,15 +68,21 @@ def purchases(
     min_decode_tokens_per_s: float,
     max_ttft_s: float | None = None,
     everything: bool = False,
+    progress: Callable[[str, float], None] = lambda stage, done: None,
 ) -> Purchases:
     """Weigh `spec` on every device of the table, singly and in the usual numbers.
 
     Args:
         everything: all that do it, not only the least of each kind.
+        progress: called with the device being weighed and the share done.
     """
-    considered, met, nearest = 0, [], None
-    for option in _options(spec, settings, workload):
-        considered += 1
+    candidates = list(_candidates())
+    met: list[Option] = []
+    nearest: Option | None = None
+    for number, (kind, name) in enumerate(candidates):
+        progress(name, number / len(candidates))
+        target = target_named(name)
+        option = Option(kind, target, weigh(spec, Site(target), settings, workload))
         if not option.setup.fits or option.setup.speed is None:
             continue
         if _meets(option, min_decode_tokens_per_s, max_ttft_s):
@@ -91,19 +98,13 @@ def purchases(
         min_decode_tokens_per_s=min_decode_tokens_per_s,
         max_ttft_s=max_ttft_s,
         options=tuple(sorted(shown, key=lambda o: (_KINDS.index(o.kind), _size(o)))),
-        considered=considered,
+        considered=len(candidates),
         met=len(met),
         nearest=None if met else nearest,
     )
 
 
 _KINDS = ("one card", "several cards", "shared memory", "processor only")
-
-
-def _options(spec: ModelSpec, settings: Settings, workload: Workload) -> Iterator[Option]:
-    for kind, name in _candidates():
-        target = target_named(name)
-        yield Option(kind, target, weigh(spec, Site(target), settings, workload))
 
 
 def _candidates() -> Iterator[tuple[str, str]]:
@@ -150,5 +151,19 @@ def _least(met: Sequence[Option]) -> list[Option]:
 
 
 def _undercuts(one: Option, other: Option) -> bool:
-    smaller, larger = _size(one), _size(other)
-    return smaller != larger and all(a <= b for a, b in zip(smaller, larger, strict=True))
+    """Whether it is no larger in anything, and smaller in something or, of two alike, the better known."""
+    smaller, larger = _about(one), _about(other)
+    if smaller == larger:
+        return _plainness(one) < _plainness(other)
+    return all(a <= b for a, b in zip(smaller, larger, strict=True))
+
+
+def _about(option: Option) -> tuple[int, ...]:
+    """Its size in steps of a tenth: what a buyer would not tell apart."""
+    cards, *rest = _size(option)
+    return int(cards), *(round(math.log(value, 1.1)) for value in rest)
+
+
+def _plainness(option: Option) -> tuple[int, str]:
+    """Variants have longer names than what they vary."""
+    return len(option.target.name), option.target.name

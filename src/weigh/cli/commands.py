@@ -259,14 +259,16 @@ def buy(
     settings, workload = options.settings_and_workload(
         context=context, prompt=prompt, output=output, depth=depth, parallel=parallel, kv_type=kv_type
     )
-    found = purchases(
-        spec,
-        settings,
-        workload,
-        min_decode_tokens_per_s=min_speed,
-        max_ttft_s=max_ttft,
-        everything=everything,
-    )
+    with _progress("Weighing it on every device") as progress:
+        found = purchases(
+            spec,
+            settings,
+            workload,
+            min_decode_tokens_per_s=min_speed,
+            max_ttft_s=max_ttft,
+            everything=everything,
+            progress=progress,
+        )
     _answer(as_json, lambda d: d.purchases_document(found), lambda s: s.show_purchases(found, asked=model))
     return 0 if found.options else _NO
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from weigh import units
 from weigh.cli.render import Bold, Grid, interval, screen_width, show
-from weigh.cli.screens.facts import facts
+from weigh.cli.screens.facts import facts, held
 from weigh.cli.screens.machine import site_facts
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _cells(one: Recommendation) -> dict[str, str]:
         "model": one.entry.id.rsplit("/", 1)[-1],
         "parameters": units.count(setup.parameters) + active,
         "quant": setup.quantization,
-        "memory": units.gib(setup.memory.total_bytes),
+        "memory": held(setup.devices, of_room=False),
         "decode tok/s": interval(speed.decode_tokens_per_s if speed else None),
         "prefill tok/s": interval(speed.prefill_tokens_per_s if speed else None),
         "first token": units.seconds(setup.first_token_s.value) if setup.first_token_s else "unknown",

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from weigh import units
 from weigh.cli.render import Grid, show
+
+if TYPE_CHECKING:
+    from weigh.estimate.placement import DeviceMemory
 
 
 def facts(rows: list[tuple[str, str]]) -> None:
@@ -11,3 +18,17 @@ def facts(rows: list[tuple[str, str]]) -> None:
     for row in rows:
         grid.add(*row)
     show(grid)
+
+
+def held(devices: Sequence[DeviceMemory], *, of_room: bool = True) -> str:
+    """`22.1 of 23.5 GiB + 8.3 GiB RAM`: what the GPUs hold of what they may, and the RAM; RAM alone without GPUs."""
+    ram, *gpus = devices
+    taken = sum(gpu.total_bytes for gpu in gpus)
+    if not taken:
+        return _of(ram.total_bytes, ram.available_bytes, of_room=of_room)
+    rooms = sum(gpu.available_bytes for gpu in gpus if gpu.total_bytes)
+    return f"{_of(taken, rooms, of_room=of_room)} + {units.gib(ram.total_bytes)} RAM"
+
+
+def _of(taken_bytes: int, room_bytes: int, *, of_room: bool) -> str:
+    return f"{units.gib(taken_bytes)} of {units.gib(room_bytes)}" if of_room else units.gib(taken_bytes)

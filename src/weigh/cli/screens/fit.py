@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from weigh import units
 from weigh.cli.render import Bold, Grid, interval, show
-from weigh.cli.screens.facts import facts
+from weigh.cli.screens.facts import facts, held
 from weigh.cli.screens.machine import site_facts
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ def show_fit(found: SetupEstimate | Served, layout: Layout | None, *, asked: str
 
 def _verdict(found: SetupEstimate) -> str:
     needed, room = found.memory.total_bytes, found.available_bytes
+    if found.fits and found.placement.on_gpu:
+        return f" fits: {held(found.devices)}"
     if found.fits:
+        room = found.available[0]
         return f" fits: {units.gib(needed)} of {units.gib(room)}, {units.gib(room - needed)} to spare"
     if needed <= room:
         return f" does not fit: its {units.gib(needed)} cannot be split over the {units.gib(room)} there are"
@@ -155,7 +158,7 @@ def show_comparison(found: Sequence[SetupEstimate | Served]) -> None:
         table.add(
             one.site.target.name,
             _yes(one.fits),
-            units.gib(one.memory.total_bytes),
+            held(one.devices, of_room=False) if one.fits else units.gib(one.memory.total_bytes),
             f"{one.max_context_tokens:,}" if one.fits else "",
             interval(speed.prefill_tokens_per_s) if speed and one.fits else "",
             interval(speed.decode_tokens_per_s) if speed and one.fits else "",
@@ -207,7 +210,7 @@ def _option_cells(option: Option) -> tuple[str, ...]:
     watts = [gpu.tdp_watts for gpu in target.gpus]
     return (
         target.name,
-        f"{units.gib(setup.memory.total_bytes)} of {units.gib(setup.available_bytes)}",
+        held(setup.devices),
         interval(setup.speed.decode_tokens_per_s if setup.speed else None),
         units.seconds(setup.speed.ttft_s.value) if setup.speed else "unknown",
         f"{sum(w for w in watts if w):.0f} W" if watts and all(watts) else "unknown",
