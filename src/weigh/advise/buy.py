@@ -82,6 +82,8 @@ def purchases(
     for number, (kind, name) in enumerate(candidates):
         progress(name, number / len(candidates))
         target = target_named(name)
+        if kind == "processor only" and target.gpus:
+            continue  # its GPU shares the memory: listed as such
         option = Option(kind, target, weigh(spec, Site(target), settings, workload))
         if not option.setup.fits or option.setup.speed is None:
             continue
@@ -122,7 +124,10 @@ def _candidates() -> Iterator[tuple[str, str]]:
 
 
 def _meets(option: Option, least_tokens_per_s: float, max_ttft_s: float | None) -> bool:
-    speed = option.setup.speed
+    """Whether it does it, and by what it is sold for: every layer on its GPUs, experts in RAM at most."""
+    speed, placed = option.setup.speed, option.setup.placement
+    if option.target.gpus and sum(placed.gpu_layers) < option.setup.spec.layers:
+        return False
     if speed is None or _decode(option) < least_tokens_per_s:
         return False
     return max_ttft_s is None or speed.ttft_s.value <= max_ttft_s
@@ -144,8 +149,8 @@ def _least(met: Sequence[Option]) -> list[Option]:
     """Of each kind the first few that no other undercuts in everything."""
     found = []
     for kind in _KINDS:
-        of_kind = [o for o in met if o.kind == kind]
-        least = [o for o in of_kind if not any(_undercuts(other, o) for other in of_kind)]
+        rivals = [o for o in met if o.kind == kind or (o.kind, kind) == _KINDS[:2]]
+        least = [o for o in rivals if o.kind == kind and not any(_undercuts(r, o) for r in rivals)]
         found += least[:SHOWN_PER_KIND]
     return found
 
