@@ -214,8 +214,16 @@ def _option_cells(option: Option) -> tuple[str, ...]:
         interval(setup.speed.decode_tokens_per_s if setup.speed else None),
         units.seconds(setup.speed.ttft_s.value) if setup.speed else "unknown",
         f"{sum(w for w in watts if w):.0f} W" if watts and all(watts) else "unknown",
-        setup.why,
+        setup.why + _leaning(option),
     )
+
+
+def _leaning(option: Option) -> str:
+    """What was assumed of the host, where a GPU leaves much of the model to it."""
+    ram_bytes = option.setup.devices[0].total_bytes
+    if not option.setup.placement.on_gpu or ram_bytes < 2 * units.GIB or not option.target.assumed:
+        return ""
+    return f" (assumed: {'; '.join(option.target.assumed)})"
 
 
 def _layout_facts(found: SetupEstimate, layout: Layout) -> list[tuple[str, str]]:
