@@ -215,9 +215,14 @@ def test_unreadable_gpus_are_left_out_aloud() -> None:
         Gpu("NVIDIA GeForce RTX 3090", "NVIDIA", 24 * GIB, 20 * GIB),
         Gpu("NVIDIA GPU 1", "NVIDIA", problem="NVML: lost"),
         Gpu("Some Card", "Someone", 4 * GIB),
+        Gpu("NVIDIA H200", "NVIDIA", 143771 * MIB),
     )
     target = target_here(_machine(gpus))
-    assert [g.name for g in target.gpus] == ["NVIDIA GeForce RTX 3090", "Some Card"]
+    assert [g.name for g in target.gpus] == [
+        "NVIDIA GeForce RTX 3090",
+        "Some Card",
+        "NVIDIA H200 SXM 141 GB",  # its sheet's name, by which published runs are found
+    ]
     assert target.gpus[0].free_bytes == 20 * GIB
     assert target.gpus[0].bandwidth_bytes_per_s == 936.2e9
     assert target.gpus[1].bandwidth_bytes_per_s is None

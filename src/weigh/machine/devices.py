@@ -576,7 +576,7 @@ def target_custom(
 
 
 def target_here(machine: Machine, cpu_features: Sequence[str] | None = None) -> Target:
-    """This machine as probed, with the data sheets of what it holds.
+    """This machine as probed, with the data sheets of what it holds, whose names its GPUs then bear.
 
     Args:
         cpu_features: instruction sets the engine's build uses; all of the processor's when not given.
@@ -645,7 +645,7 @@ def _gpu_here(gpu: Gpu, machine: Machine, notes: list[str]) -> Device | None:
         return Device(gpu.name, gpu.vendor, backend, gpu.total_bytes, free, source="as probed")
     device = _device(sheet, gpu.total_bytes, "memory as probed")
     capability = gpu.compute_capability or device.compute_capability
-    return replace(device, name=gpu.name, free_bytes=free, compute_capability=capability)
+    return replace(device, free_bytes=free, compute_capability=capability)
 
 
 def gpu_sheet_of(gpu: Gpu, ram_bytes: int) -> GpuSheet | None:
