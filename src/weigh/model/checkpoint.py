@@ -25,6 +25,9 @@ from weigh.model.stored_types import NumberFormat
 from weigh.model.stored_weights import Weight, weights
 from weigh.model.unknown_model import spec_from_weights
 
+MOST_SHARDS = 1 << 12  # the largest models come in some 200
+MOST_TENSORS = 1 << 18  # experts by the hundred, each with scales, make up to 210,000
+MOST_KINDS = 1 << 13  # of tensors, layers and experts aside; real models have up to some hundred
 INDEX_NAME = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
@@ -41,12 +44,12 @@ def read_checkpoint(path: Path) -> ModelSpec:
     folder = path if path.is_dir() else path.parent
     index = _index(folder) if path.is_dir() else None
     names = _file_names(folder, index) if path.is_dir() else [path.name]
-    headers = [_header(_own(folder, name) if path.is_dir() else path) for name in names]
+    headers = _headers([_own(folder, name) if path.is_dir() else path for name in names])
     config = _fields(folder, "config.json")
     if config is None and (adapter := _fields(folder, "adapter_config.json")) is not None:
         raise NotSupported(adapter_message(str(folder), adapter))
     return spec_from_checkpoint(
-        folder.absolute().name if path.is_dir() or config else path.stem,
+        printable(folder.absolute().name if path.is_dir() or config else path.stem),
         config or {},
         headers,
         index=index,
@@ -126,6 +129,8 @@ def shard_names(path: Path, index: Mapping[str, object]) -> tuple[str, ...]:
             said = printable(str(name)[:80])
             raise BadFile(path, f"names `{said}`, which is no safetensors file beside it")
         names[name] = None
+    if len(names) > MOST_SHARDS:
+        raise BadFile(path, f"names {len(names):,} files, more than any model has")
     return tuple(sorted(names))
 
 
@@ -207,6 +212,17 @@ def _own(folder: Path, name: str) -> Path:
     return path
 
 
+def _headers(paths: Sequence[Path]) -> list[Header]:
+    headers: list[Header] = []
+    tensors = 0
+    for path in paths:
+        headers.append(_header(path))
+        tensors += len(headers[-1].tensors)
+        if tensors > MOST_TENSORS:
+            raise BadFile(path.parent, f"its files hold more than the {MOST_TENSORS:,} tensors there can be")
+    return headers
+
+
 def _header(path: Path) -> Header:
     with LocalFile(path, kind="safetensors file") as file:
         return read_header(file)
@@ -273,6 +289,10 @@ class _Groups:
     ) -> None:
         bare = TensorGroup(name, shape, weight.type).tensor_bytes
         layers = self.layers.setdefault((name, shape, weight.type, size_bytes - bare), [])
+        if len(self.layers) > MOST_KINDS:
+            raise BadInput(
+                f"`{name}` is one of more than {MOST_KINDS:,} kinds of tensors; no model has so many"
+            )
         if layer is not None:
             layers.append(layer)
 

@@ -22,6 +22,7 @@ from weigh.model.source import Source
 
 LENGTH_BYTES = 8
 FIRST_READ_BYTES = 64 << 10  # one remote request is then enough for most small files
+MOST_TENSORS = 1 << 16  # of one file; models of 90,000 come in files of some 600
 MOST_DIMENSIONS = 16
 MOST_COUNT = 1 << 60  # of weights or of bytes
 
@@ -90,6 +91,8 @@ def read_header(source: Source) -> Header:
         raise BadFile(source.path, "shrank while it was read")
     entries = json_object(source.path, data[LENGTH_BYTES:], what="its header")
     metadata = _metadata(source.path, entries.pop(_METADATA, None))
+    if len(entries) > MOST_TENSORS:
+        raise BadFile(source.path, f"announces {len(entries):,} tensors, more than any file of a model has")
     tensors = tuple(
         sorted((_tensor(source.path, *e) for e in entries.items()), key=lambda t: (t.start, t.end))
     )
