@@ -18,6 +18,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from weigh.engines.engine import Settings
+from weigh.errors import NotSupported
 from weigh.estimate.compute_buffers import F32, KV, ROPE, Batch, largest_batch, mask_bytes
 from weigh.estimate.device_buffers import (
     OFFLOAD_TOKENS,
@@ -55,7 +56,12 @@ def placed_memory(
     Args:
         spec: with its tensors typed.
         available: bytes that may be taken of RAM and of each GPU, in that order.
+
+    Raises:
+        NotSupported: the placement cuts every layer in shares; see `weigh.estimate.vllm`.
     """
+    if placement.tensor_parallel:
+        raise NotSupported("llama.cpp under a split of every layer over all GPUs is not weighed")
     if not placement.on_gpu:
         return _on_host(spec, settings, target, available)
     return _spread(spec).under(settings).placed(target, placement, available)

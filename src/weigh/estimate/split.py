@@ -13,17 +13,20 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 from weigh.engines.engine import Settings
 from weigh.estimate.device_memory import LayerBytes, layer_bytes, placed_memory
+from weigh.estimate.engine_arguments import arguments
 from weigh.estimate.kv_cache import CELL_STEP
 from weigh.estimate.memory import UNBOUNDED_TOKENS
 from weigh.estimate.placement import DeviceMemory, Placement
 from weigh.machine.target import Target
 from weigh.model.spec import ModelSpec
 from weigh.units import gib
+
+__all__ = ["Placed", "arguments", "best_placement", "fits_together", "max_context_tokens_placed"]
 
 WORTH_IT = 0.98  # a split that saves less than 2 % of the time is not worth being less simple
 _CORRECTIONS = 4  # rooms are set from a first guess at the scratch memory, then corrected
@@ -72,15 +75,23 @@ def best_placement(
 def max_context_tokens_placed(
     spec: ModelSpec, settings: Settings, target: Target, available: Sequence[int]
 ) -> int:
-    """Largest context per sequence that some placement holds, up to what the model was trained for; 0 for none.
+    """Largest context per sequence, up to what the model was trained for, that keeps as much on GPUs; 0 for none.
 
-    A whole number of steps of 256 tokens, or all that the model was trained for.
+    As much as under `settings`: all layers, all but some experts, some layers, or nothing. Longer contexts may
+    fit by leaving more in RAM. A whole number of steps of 256 tokens, or all that the model was trained for.
     """
     most = spec.context_train or UNBOUNDED_TOKENS
 
+    def held(context_tokens: int) -> _Held | None:
+        other = replace(settings, context_tokens=context_tokens)
+        first = next(_candidates(_Site(spec, other, target, available)), None)
+        return _held_on_gpus(first[0], spec) if first else None
+
+    wanted = held(settings.context_tokens) or _Held.NOTHING
+
     def fits(steps: int) -> bool:
-        other = replace(settings, context_tokens=min(steps * CELL_STEP, most))
-        return next(_candidates(_Site(spec, other, target, available)), None) is not None
+        found = held(min(steps * CELL_STEP, most))
+        return found is not None and found >= wanted
 
     low, high = 0, -(-most // CELL_STEP)
     if fits(high):
@@ -89,6 +100,23 @@ def max_context_tokens_placed(
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low * CELL_STEP
+
+
+class _Held(IntEnum):
+    """How much of a model GPUs hold."""
+
+    NOTHING = 0
+    SOME_LAYERS = 1
+    ALL_BUT_EXPERTS = 2
+    EVERYTHING = 3
+
+
+def _held_on_gpus(placement: Placement, spec: ModelSpec) -> _Held:
+    if not placement.on_gpu:
+        return _Held.NOTHING
+    if sum(placement.gpu_layers) < spec.layers:
+        return _Held.SOME_LAYERS
+    return _Held.ALL_BUT_EXPERTS if placement.experts_in_ram else _Held.EVERYTHING
 
 
 def fits_together(memory: Sequence[DeviceMemory], target: Target, available: Sequence[int]) -> bool:
@@ -139,14 +167,16 @@ class _Order(StrEnum):
 
 def _candidates(site: _Site) -> Iterator[tuple[Placement, tuple[DeviceMemory, ...]]]:
     """Placements that fit, the simple ones first."""
-    whole = False
+    whole = []
     for gpu in site.fastest_first:
         placement = site.placement({gpu: site.spec.layers})
         if site.holds(held := site.memory(placement)):
-            whole = True
+            whole.append(gpu)
             yield placement, held
     if not whole:
         yield from _shared(site)
+    elif whole[0] != site.fastest_first[0]:  # faster ones may do it together
+        yield from _fitted(site, tuple(range(len(site.target.gpus))), [_Cut(0, 0)])
     host = Placement((0,) * len(site.target.gpus))
     if site.holds(held := site.memory(host)):
         yield host, held
