@@ -201,3 +201,13 @@ def test_a_bad_value_in_a_file_names_the_file(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"hidden_size": -1}))
     with pytest.raises(BadFile, match=r"config\.json.*`hidden_size` is -1"):
         read_config(tmp_path)
+
+
+def test_a_default_that_stands_for_a_missing_field_is_noted():
+    assert spec_from_config("m", LLAMA).notes == ()
+    bare = {k: v for k, v in LLAMA.items() if k not in ("head_dim", "tie_word_embeddings")}
+    (note,) = spec_from_config("m", bare).notes
+    assert (
+        note
+        == "missing from the config, and taken as its class has it: `head_dim` 64, `tie_word_embeddings` false"
+    )

@@ -61,7 +61,7 @@ def spec_from_config(name: str, config: Mapping[str, object]) -> ModelSpec:
     if model_type == "gemma3_text" and fields.flag("use_bidirectional_attention"):
         model_type = "gemma_embedding"
     draft = FAMILIES[model_type](fields)
-    draft.beside += _encoders(Fields(name, config), draft)
+    draft.beside += _encoders(Fields(name, config, draft.c.taken), draft)
     return _spec(name, draft)
 
 
@@ -86,6 +86,15 @@ def _encoders(c: Fields, draft: Draft) -> list[TensorGroup]:
     return beside.groups
 
 
+def _taken(draft: Draft) -> list[str]:
+    """A note on the fields that are missing and what stood for them; widths of heads mean nothing beside a latent."""
+    taken = dict(draft.c.taken)
+    if "attention.kv_lora_rank" in draft.hyper:
+        taken.pop("head_dim", None)
+    said = ", ".join(f"`{name}` {str(value).lower()}" for name, value in sorted(taken.items()))
+    return [f"missing from the config, and taken as its class has it: {said}"] if said else []
+
+
 def _spec(name: str, draft: Draft) -> ModelSpec:
     for group in (*draft.groups, *draft.beside):
         if min(group.shape) < 1:
@@ -104,6 +113,6 @@ def _spec(name: str, draft: Draft) -> ModelSpec:
         experts=draft.experts,
         experts_used=draft.experts_used,
         hyper=draft.hyper,
-        notes=tuple(draft.notes),
+        notes=(*draft.notes, *_taken(draft)),
         beside=tuple(draft.beside),
     )

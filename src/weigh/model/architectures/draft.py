@@ -198,6 +198,8 @@ class Draft:
         self.add("output_norm.weight", (self.hidden,), GgmlType.F32)
         if bias:
             self.add("output_norm.bias", (self.hidden,), GgmlType.F32)
+        if not self.c.has("tie_word_embeddings"):
+            self.c.taken["tie_word_embeddings"] = tied
         if not self.c.flag("tie_word_embeddings", tied):
             self.add("output.weight", (self.hidden, self.vocab), GgmlType.F16)
 

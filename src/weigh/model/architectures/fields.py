@@ -18,9 +18,13 @@ class Fields:
     Every getter raises `BadInput` naming the model and the field.
     """
 
-    def __init__(self, origin: str, values: Mapping[str, object]) -> None:
+    def __init__(
+        self, origin: str, values: Mapping[str, object], taken: dict[str, object] | None = None
+    ) -> None:
+        """`taken` collects the defaults that stood for missing fields, those of sections with them."""
         self.origin = origin
         self.values = values
+        self.taken = {} if taken is None else taken
 
     def has(self, name: str) -> bool:
         """Whether the field is there and not null."""
@@ -29,7 +33,8 @@ class Fields:
     def with_defaults(self, **defaults: object) -> Fields:
         """The same fields, and what a missing one means in the model's transformers class."""
         given = {name: value for name, value in self.values.items() if value is not None}
-        return Fields(self.origin, {**defaults, **given})
+        self.taken |= {name: value for name, value in defaults.items() if name not in given}
+        return Fields(self.origin, {**defaults, **given}, self.taken)
 
     def count(self, *names: str, default: int | None = None, least: int = 1, most: int = MOST) -> int:
         """A whole number in `least`..`most`; `default` stands for a missing one, None means required."""
@@ -39,6 +44,8 @@ class Fields:
                 return self._whole(name, value, least, most)
         if default is None:
             raise BadInput(f"{self.origin}: `{names[0]}` is missing from the config")
+        if default:  # 0 says that there is no such thing, which a missing field says too
+            self.taken[names[0]] = default
         return default
 
     def number(self, *names: str, default: float | None = None) -> float:
@@ -99,8 +106,8 @@ class Fields:
                 continue
             if not isinstance(value, dict):
                 raise self._wrong(name, value, "an object")
-            return Fields(self.origin, value)
-        return Fields(self.origin, {})
+            return Fields(self.origin, value, self.taken)
+        return Fields(self.origin, {}, self.taken)
 
     def _whole(self, name: str, value: object, least: int, most: int) -> int:
         if isinstance(value, float) and value.is_integer():

@@ -127,7 +127,7 @@ def _mamba2(d: Draft, layers: Layers, *, norm: bool = True) -> None:
 
 def granite_hybrid(c: Fields) -> Draft:
     """Granite 4: Mamba 2 in most layers; the ones without any are plain Granite."""
-    attention = Draft("granitehybrid", c).layers_of("attention")
+    attention = Draft("granitehybrid", c).layers_of("attention", "full_attention")
     if len(attention) == c.count("num_hidden_layers"):
         return granitemoe(c) if c.count("num_local_experts", default=0, least=0) else granite(c)
     d = Draft("granitehybrid", c)
