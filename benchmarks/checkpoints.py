@@ -61,6 +61,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     ),
     **dict.fromkeys(("cohere2", "starcoder2", "stablelm", "smollm3", "arcee", "apertus"), _DENSE),
     **dict.fromkeys(("qwen3", "gemma", "gemma2", "gemma3_text", "glm4", "seed_oss", "ernie4_5"), _HEADS),
+    "ministral3": {**_HEADS, "max_position_embeddings": 262144},
     "exaone4": {**_DENSE, "sliding_window": None, "layer_types": ["full_attention"] * 2},
     "falcon": {**_DENSE, "new_decoder_architecture": True, "num_kv_heads": 2},
     "gpt_neox": {key: value for key, value in _DENSE.items() if key != "num_key_value_heads"},
@@ -87,6 +88,17 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "falcon_h1": {**_DENSE, **_MAMBA2, "mamba_d_ssm": 512},
     "lfm2": {**_DENSE, **_CONV},
     "lfm2_moe": {**_DENSE, **_CONV, **_MOE, **_WIDTH, "num_dense_layers": 1},
+    "nemotron_h": {
+        **{**_HEADS, **_SHARED, "layers_block_type": ["mamba", "moe", "attention", "moe"]},
+        **{"num_hidden_layers": 4, "mamba_num_heads": 8, "mamba_head_dim": 64, "ssm_state_size": 16},
+        **{"n_groups": 2, "moe_shared_expert_intermediate_size": 128},
+    },
+    "gemma3n_text": {
+        **{**_HEADS, "num_hidden_layers": 5, "num_kv_shared_layers": 0, "intermediate_size": [512] * 5},
+        **{"hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 1024},
+        "activation_sparsity_pattern": [0.0] * 5,
+        "layer_types": ["sliding_attention"] * 4 + ["full_attention"],
+    },
     "gemma4_text": {
         **{**_HEADS, "global_head_dim": 64, "num_hidden_layers": 6},
         **{"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0},

@@ -20,7 +20,7 @@ from tests.model.checkpoint_files import (
 from weigh.errors import BadFile, BadInput, NotSupported
 from weigh.model.breakdown import kv_bytes_per_token
 from weigh.model.checkpoint import read_checkpoint
-from weigh.model.config import read_config
+from weigh.model.config import read_config, spec_from_config
 from weigh.model.safetensors import DTYPE_BITS
 from weigh.model.spec import MixerKind, ModelSpec
 from weigh.model.stored_types import StoredType
@@ -353,3 +353,24 @@ def test_several_models_in_a_folder_are_named(tmp_path: Path) -> None:
         write_safetensors(tmp_path / f"{name}.safetensors", llama_tensors())
     with pytest.raises(BadInput, match=r"holds 2 safetensors files and no index: `a.safetensors`"):
         read_checkpoint(tmp_path)
+
+
+# --- configs as transformers 5 writes them -------------------------------------------------------------
+
+
+def test_layers_of_nemotron_h_may_be_words() -> None:
+    mixer = {"mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 16, "n_groups": 1}
+    common = {k: v for k, v in LLAMA_CONFIG.items() if k != "num_hidden_layers"} | mixer
+    common |= {"model_type": "nemotron_h"}
+    words = spec_from_config("m", common | {"layers_block_type": ["linear_attention", "attention", "mlp"]})
+    letters = spec_from_config("m", common | {"num_hidden_layers": 3, "hybrid_override_pattern": "M*-"})
+    assert words == letters
+
+
+def test_attention_of_granite_4_may_be_full_attention() -> None:
+    mixer = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16, "shared_intermediate_size": 128}
+    common = LLAMA_CONFIG | mixer | {"model_type": "granitemoehybrid"}
+    new = spec_from_config("m", common | {"layer_types": ["linear_attention", "full_attention"]})
+    old = spec_from_config("m", common | {"layer_types": ["mamba", "attention"]})
+    assert new == old
+    assert {mixer.kind for mixer in new.mixers} == {MixerKind.RECURRENT, MixerKind.FULL}

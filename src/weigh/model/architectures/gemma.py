@@ -13,13 +13,16 @@ _ALTUP, _LAUREL, _PER_LAYER = 4, 64, 256
 
 
 def gemma3n(c: Fields) -> Draft:
+    if isinstance(c.values.get("intermediate_size"), list):  # one for each layer, all the same as published
+        width = max(c.counts("intermediate_size"), default=0)
+        c = Fields(c.origin, {**c.values, "intermediate_size": width})
     d = Draft("gemma3n", c)
     d.sliding(c.count("sliding_window", default=512), 5)
     d.hyper |= {
         "altup.active_idx": 0,
         "altup.num_inputs": _ALTUP,
         "embedding_length_per_layer_input": _PER_LAYER,
-        "attention.shared_kv_layers": c.count("num_kv_shared_layers", default=15, most=d.count),
+        "attention.shared_kv_layers": c.count("num_kv_shared_layers", default=15, least=0, most=d.count),
     }
     d.embeddings(tied=True)
     _per_layer_embeddings(d, _PER_LAYER)

@@ -153,6 +153,7 @@ def granite_hybrid(c: Fields) -> Draft:
 
 def nemotron_h(c: Fields) -> Draft:
     """Nemotron H, Nano 2 and 3: a layer is Mamba 2, attention, or a feed-forward alone."""
+    c = _with_pattern(c)
     d = Draft("nemotron_h", c, norm="layer")
     d.hyper["attention.layer_norm_rms_epsilon"] = d.hyper["attention.layer_norm_epsilon"]
     pattern = c.text("hybrid_override_pattern")
@@ -186,6 +187,17 @@ def _predict_nemotron(d: Draft, width: int) -> None:
         _nemotron_experts(side, side.layers, width)
 
     d.predict(d.c.count("num_nextn_predict_layers", default=0, least=0, most=64), layer)
+
+
+def _with_pattern(c: Fields) -> Fields:
+    """transformers 5 spells the pattern out, a word for each layer, and leaves their number to be counted."""
+    kinds = c.texts("layers_block_type")
+    if not kinds or c.has("hybrid_override_pattern"):
+        return c
+    letters = {"mamba": "M", "linear_attention": "M", "attention": "*", "full_attention": "*"}
+    letters |= {"mlp": "-", "moe": "E"}
+    pattern = "".join(letters.get(kind, "?") for kind in kinds)
+    return Fields(c.origin, {"num_hidden_layers": len(kinds), **c.values, "hybrid_override_pattern": pattern})
 
 
 def _nemotron_experts(d: Draft, layers: Layers, width: int) -> None:
