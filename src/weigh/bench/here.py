@@ -69,7 +69,7 @@ def here(*, calibrate: bool = True, again: bool = False, progress: Progress | No
         store.save_calibration(known)
     features = engine.cpu_features(machine.cpu.instruction_sets)
     return Here(
-        target=replace(target_here(machine), cpu_features=features),
+        target=target_here(machine, features),
         calibration=known,
         machine=machine,
         engine=engine,

@@ -155,10 +155,10 @@ def sites(
         BadInput: a device is unknown, or its figures do not make one.
     """
     from weigh.estimate.site import Site
-    from weigh.machine.devices import target_named
+    from weigh.machine.profiles import target_of
 
     if vram is None and bandwidth is None and ram is None:
-        return tuple(Site(target_named(name)) for name in named)
+        return tuple(Site(target_of(name)) for name in named)
     if named:
         raise BadInput(
             "a device is either named or described", hint="leave out --on, or --vram, --bandwidth and --ram"
