@@ -1,9 +1,14 @@
-"""Recorded system trees: a folder that looks like the / of another machine."""
+"""Recorded systems: a folder that looks like the / of another machine, and what its commands printed.
+
+A recording is one text file of tests/machine/data/recorded: its source in comments, then `=== path` before
+each file's content, NUL written as \\0; paths below `commands/` hold what a command printed.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,20 @@ from weigh.machine.cgroup import levels
 
 Tree = Callable[[dict[str, str]], Path]
 Group = Callable[[dict[str, str]], Path]
+RECORDED = Path(__file__).with_name("data") / "recorded"
+
+
+@dataclass(frozen=True)
+class Recording:
+    root: Path
+
+    def run(self, words: Sequence[str]) -> str:
+        """What the command printed there; "" as for one that is missing."""
+        path = self.root / "commands" / " ".join(words)
+        return path.read_text() if path.exists() else ""
+
+
+Recorded = Callable[[str], Recording]
 
 
 @pytest.fixture
@@ -26,6 +45,20 @@ def tree(tmp_path: Path) -> Tree:
         return tmp_path
 
     return write
+
+
+@pytest.fixture
+def recorded(tree: Tree) -> Recorded:
+    """The machine of that name in tests/machine/data/recorded."""
+
+    def play(name: str) -> Recording:
+        files: dict[str, str] = {}
+        for part in (RECORDED / f"{name}.tree").read_text().split("=== ")[1:]:
+            path, _, content = part.partition("\n")
+            files[path] = content.replace("\\0", "\0")
+        return Recording(tree(files))
+
+    return play
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
-"""GPUs: recorded buses, NVML's answers played back, and NVML as it is here."""
+"""GPUs of all makers together: recorded buses, NVML's answers played back, and NVML as it is here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import pynvml
 import pytest
 
+from tests.machine.nvml import Card, Nvml
 from weigh.machine.gpus import read_gpus
 from weigh.machine.machine import Gpu
 from weigh.units import GIB
@@ -31,62 +30,18 @@ H200 = on_bus("0000:17:00.0", "0x10de", "0x2335", "0x030200")
 SECOND_H200 = on_bus("0000:3d:00.0", "0x10de", "0x2335", "0x030200")
 
 
-@dataclass
-class Nvml:
-    """Answers of NVML for cards given as (bus, name, total, free); a memory of None is refused."""
-
-    cards: list[tuple[int, str, int | None, int]]
-    split: bool = False
-    shut: bool = field(default=False, init=False)
-
-    class NVMLError(Exception):
-        pass
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        pass
-
-    def nvmlShutdown(self) -> None:  # noqa: N802
-        self.shut = True
-
-    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
-        return "570.86.15"
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return len(self.cards)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> tuple[int, str, int | None, int]:  # noqa: N802
-        return self.cards[index]
-
-    def nvmlDeviceGetPciInfo(self, card: tuple[int, str, int | None, int]) -> SimpleNamespace:  # noqa: N802
-        return SimpleNamespace(domain=0, bus=card[0], device=0)
-
-    def nvmlDeviceGetName(self, card: tuple[int, str, int | None, int]) -> str:  # noqa: N802
-        return card[1]
-
-    def nvmlDeviceGetMemoryInfo(self, card: tuple[int, str, int | None, int]) -> SimpleNamespace:  # noqa: N802
-        if card[2] is None:
-            raise self.NVMLError("Not Supported")
-        return SimpleNamespace(total=card[2], free=card[3])
-
-    def nvmlDeviceGetCudaComputeCapability(self, _card: object) -> tuple[int, int]:  # noqa: N802
-        return (9, 0)
-
-    def nvmlDeviceGetMigMode(self, _card: object) -> list[int]:  # noqa: N802
-        if not self.split:
-            raise self.NVMLError("Not Supported")
-        return [1, 1]
-
-
 def test_a_read_card_has_its_memory(tree: Tree) -> None:
-    nvml = Nvml([(0x17, "NVIDIA H200", 141 * GIB, 140 * GIB)])
-    (gpu,) = read_gpus(tree(LINUX | H200), nvml)
-    assert gpu == Gpu("NVIDIA H200", "NVIDIA", 141 * GIB, 140 * GIB, "570.86.15", "9.0")
+    nvml = Nvml([Card("NVIDIA H200", 141 * GIB, 140 * GIB, bus=0x17)])
+    (gpu,) = read_gpus(tree(LINUX | H200), nvml, environment={})
+    assert gpu == Gpu(
+        *("NVIDIA H200", "NVIDIA", 141 * GIB, 140 * GIB, "570.86.15", "9.0"), backends=("CUDA", "Vulkan")
+    )
     assert nvml.shut
 
 
 def test_a_second_card_that_the_driver_does_not_show_is_reported(tree: Tree) -> None:
-    nvml = Nvml([(0x17, "NVIDIA H200", 141 * GIB, 140 * GIB)])
-    read, unread = read_gpus(tree(LINUX | H200 | SECOND_H200), nvml)
+    nvml = Nvml([Card("NVIDIA H200", 141 * GIB, 140 * GIB, bus=0x17)])
+    read, unread = read_gpus(tree(LINUX | H200 | SECOND_H200), nvml, environment={})
     assert read.problem is None
     assert unread.name == "NVIDIA GPU (PCI 10de:2335)"
     assert unread.total_bytes is None
@@ -94,15 +49,10 @@ def test_a_second_card_that_the_driver_does_not_show_is_reported(tree: Tree) -> 
 
 
 def test_a_card_whose_memory_is_refused_keeps_its_name(tree: Tree) -> None:
-    (gpu,) = read_gpus(tree(LINUX | H200), Nvml([(0x17, "NVIDIA GB10", None, 0)]))
-    assert gpu.name == "NVIDIA GB10"
+    (gpu,) = read_gpus(tree(LINUX | H200), Nvml([Card("NVIDIA A2", bus=0x17)]), environment={})
+    assert gpu.name == "NVIDIA A2"
     assert gpu.total_bytes is None
     assert "Not Supported" in str(gpu.problem)
-
-
-def test_a_card_split_by_mig_is_said_to_be(tree: Tree) -> None:
-    (gpu,) = read_gpus(tree(LINUX | H200), Nvml([(0x17, "NVIDIA H200", 141 * GIB, 141 * GIB)], split=True))
-    assert "MIG" in str(gpu.problem)
 
 
 def nvml_works_here() -> bool:
@@ -140,17 +90,17 @@ def test_here_every_card_has_memory_or_a_problem() -> None:
     assert all(gpu.problem or 0 <= (gpu.free_bytes or 0) <= (gpu.total_bytes or 0) > GIB for gpu in gpus)
 
 
-def test_amd_and_intel_are_named_and_said_to_be_unread(tree: Tree) -> None:
-    amd = on_bus("0000:03:00.0", "0x1002", "0x744c", "0x030000")
-    instinct = on_bus("0000:05:00.0", "0x1002", "0x74a1", "0x120000")
-    intel = on_bus("0000:00:02.0", "0x8086", "0x56a0", "0x030000")
-    gpus = read_gpus(tree(LINUX | amd | instinct | intel))
-    assert [gpu.name for gpu in gpus] == [
-        "Intel GPU (PCI 8086:56a0)",
-        "AMD GPU (PCI 1002:744c)",
-        "AMD GPU (PCI 1002:74a1)",
+def test_cards_without_a_driver_are_named_with_the_reason(tree: Tree) -> None:
+    amd = on_bus("0000:03:00.0", "0x1002", "0x74a1", "0x120000")
+    given_away = on_bus("0000:05:00.0", "0x1002", "0x75a0", "0x038000")
+    given_away["sys/bus/pci/devices/0000:05:00.0/uevent"] = "DRIVER=vfio-pci\n"
+    intel = on_bus("0000:04:00.0", "0x8086", "0x56a0", "0x030000")
+    gpus = read_gpus(tree(LINUX | amd | given_away | intel), environment={})
+    assert [(gpu.name, gpu.problem) for gpu in gpus] == [
+        ("AMD Instinct MI300X", "no driver is bound to it (amdgpu)"),
+        ("AMD Instinct MI350X", "set aside for a virtual machine (its driver is vfio-pci)"),
+        ("Intel Arc A770", "no driver is bound to it (i915 or xe)"),
     ]
-    assert {gpu.problem for gpu in gpus} == {"not read by weigh yet"}
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ _VIRTUAL_MAKERS = ("qemu", "kvm", "vmware", "virtualbox", "xen", "virtual machin
 
 
 def read_cpu(root: Path = Path("/"), architecture: str = "") -> Cpu:
-    """Processors as /proc and /sys tell them; psutil's counts where there is no /proc/cpuinfo.
+    """Processors as /proc and /sys tell them; on macOS as `sysctl` does, else psutil's counts.
 
-    Without /proc (macOS, Windows: not tested there) instruction sets, cache and quota stay unknown.
+    With psutil's counts (Windows: not tested there) instruction sets, cache and quota stay unknown.
     """
     info = kernel_files.text(root / "proc/cpuinfo", _CPUINFO_CHARACTERS)
     if not info:
@@ -203,6 +203,12 @@ def _numa_nodes(nodes: Path, allowed: frozenset[int]) -> int:
 
 
 def _cpu_elsewhere() -> Cpu:
+    if platform.system() == "Darwin":
+        from weigh.machine.apple import read_cpu_apple
+
+        told = read_cpu_apple()
+        if told is not None:
+            return told
     import psutil
 
     logical = os.cpu_count() or 1

@@ -62,7 +62,19 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU that is there. `problem` says why its figures are unknown when they could not be read."""
+    """A GPU that is there, or a part of one that is split.
+
+    Attributes:
+        total_bytes: memory a process may take of it; of a GPU that shares the system's, the driver's limit.
+        problem: why engines cannot use it, or why its figures are unknown, in plain words.
+        unified: its memory is the system's, so what it takes is gone from RAM.
+        pci_id: vendor and device number, as ``1002:744c``; "" for a GPU that is on no bus.
+        architecture: the compiler's name of an AMD GPU (``gfx1100``).
+        backends: code paths its driver allows here, best first, whether or not they are installed.
+        part_of: the name of the whole GPU when this is a part of one (MIG).
+        memory_share, compute_share: of the whole, 0 to 1; its bandwidth goes with the first.
+        notes: what else a person should know of it.
+    """
 
     name: str
     vendor: str
@@ -71,6 +83,14 @@ class Gpu:
     driver: str | None = None
     compute_capability: str | None = None
     problem: str | None = None
+    unified: bool = False
+    pci_id: str = ""
+    architecture: str = ""
+    backends: tuple[str, ...] = ()
+    part_of: str = ""
+    memory_share: float = 1.0
+    compute_share: float = 1.0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +104,20 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """This machine as probed; nothing here took time to measure."""
+    """This machine as probed; nothing here took time to measure.
+
+    Attributes:
+        board: as a single-board computer names itself (``Raspberry Pi 5 Model B Rev 1.0``); "" elsewhere.
+        notes: what bounds the machine from outside: WSL's share of Windows' memory, a board's power mode.
+    """
 
     os: str
     cpu: Cpu
     memory: Memory
     gpus: tuple[Gpu, ...]
     disk: Disk
+    board: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:

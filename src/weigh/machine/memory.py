@@ -7,23 +7,28 @@ inactive file pages) is therefore taken off the usage, as the kernel's own MemAv
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weigh.machine import kernel_files
 from weigh.machine.cgroup import Level, levels
+from weigh.machine.commands import Run, output
 from weigh.machine.machine import Memory
 from weigh.units import KIB
 
 
-def read_memory(root: Path = Path("/")) -> Memory:
-    """Memory as /proc/meminfo and the control groups tell it; psutil's figures where there is no /proc.
+def read_memory(root: Path = Path("/"), *, run: Run = output) -> Memory:
+    """Memory as /proc/meminfo and the control groups tell it; on macOS as its commands do, else as psutil.
 
-    Without /proc (macOS, Windows: not tested there) no limit is known and page cache reads 0.
+    Without /proc no limit is known; with psutil (Windows: not tested there) page cache reads 0.
+
+    Args:
+        run: stands in for the system's commands, to play back a recording.
     """
     info = {name: kib * KIB for name, kib in kernel_files.table(root / "proc/meminfo").items()}
     if "MemTotal" not in info:
-        return _memory_elsewhere()
+        return _memory_elsewhere(run)
     system = _system_memory(info)
     groups = [_group(level, system.total_bytes) for level in levels("memory", root)]
     return _swap_under(groups, _ram_under(groups, system))
@@ -123,7 +128,13 @@ def _swap_under(groups: list[_Group], memory: Memory) -> Memory:
     return replace(memory, swap_total_bytes=total, swap_free_bytes=free)
 
 
-def _memory_elsewhere() -> Memory:
+def _memory_elsewhere(run: Run) -> Memory:
+    if platform.system() == "Darwin":
+        from weigh.machine.apple import read_memory_apple
+
+        told = read_memory_apple(run)
+        if told is not None:
+            return told
     import psutil
 
     ram, swap = psutil.virtual_memory(), psutil.swap_memory()

@@ -13,11 +13,25 @@ _DISPLAY, _ACCELERATOR = 0x03, 0x12  # base class; AMD's Instinct cards say 0x12
 
 @dataclass(frozen=True, slots=True)
 class GpuDevice:
-    """A GPU on the bus; `address` is its slot (``0000:17:00.0``)."""
+    """A GPU on the bus.
+
+    Attributes:
+        address: its slot (``0000:17:00.0``).
+        revision: tells apart products of one chip.
+        driver: kernel module bound to it; "" for none.
+        folder: its files, some the kernel's, some its driver's.
+    """
 
     address: str
     vendor: int
     device: int
+    revision: int = 0
+    driver: str = ""
+    folder: Path = Path()
+
+    @property
+    def id(self) -> str:
+        return f"{self.vendor:04x}:{self.device:04x}"
 
 
 def gpu_devices(root: Path = Path("/")) -> list[GpuDevice]:
@@ -31,8 +45,41 @@ def gpu_devices(root: Path = Path("/")) -> list[GpuDevice]:
         vendor, device, kind = (_hexadecimal(folder / name) for name in ("vendor", "device", "class"))
         base = kind >> 16  # class is base, subclass and interface: 0x030200 is a 3D controller
         if vendor in {NVIDIA, AMD, INTEL} and (base == _DISPLAY or (base == _ACCELERATOR and vendor == AMD)):
-            found.append(GpuDevice(folder.name.lower(), vendor, device))
+            revision = _hexadecimal(folder / "revision")
+            found.append(
+                GpuDevice(folder.name.lower(), vendor, device, revision, bound_driver(folder), folder)
+            )
     return found
+
+
+def bound_driver(folder: Path) -> str:
+    """Name of the kernel module bound to a device, from its `uevent`."""
+    lines = kernel_files.text(folder / "uevent").splitlines()
+    return next((line.partition("=")[2] for line in lines if line.startswith("DRIVER=")), "")
+
+
+def unbound(card: GpuDevice, wanted: str) -> str | None:
+    """Why a card without its driver cannot be used; None when a driver that can read it is bound.
+
+    Args:
+        wanted: names of its drivers, separated by spaces.
+    """
+    if card.driver in wanted.split():
+        return None
+    if card.driver == "vfio-pci":
+        return "set aside for a virtual machine (its driver is vfio-pci)"
+    names = " or ".join(wanted.split())
+    return (
+        f"bound to `{card.driver}`, not to {names}" if card.driver else f"no driver is bound to it ({names})"
+    )
+
+
+def render_node(card: GpuDevice, root: Path) -> Path | None:
+    """The device file that programs compute through (``/dev/dri/renderD128``); None without a driver."""
+    for node in kernel_files.folders(card.folder / "drm"):
+        if node.name.startswith("renderD"):
+            return root / "dev/dri" / node.name
+    return None
 
 
 def _hexadecimal(path: Path) -> int:
