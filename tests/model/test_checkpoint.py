@@ -21,6 +21,7 @@ from weigh.errors import BadFile, BadInput, NotSupported
 from weigh.model.breakdown import kv_bytes_per_token
 from weigh.model.checkpoint import read_checkpoint
 from weigh.model.config import read_config, spec_from_config
+from weigh.model.resolve import resolve
 from weigh.model.safetensors import DTYPE_BITS
 from weigh.model.spec import MixerKind, ModelSpec
 from weigh.model.stored_types import StoredType
@@ -269,6 +270,27 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
     with pytest.raises(NotSupported, match=r"only pickled weights \(`pytorch_model.bin`\)"):
         read_checkpoint(tmp_path)
+
+
+def test_beside_pickles_the_config_still_tells_the_shapes(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_CONFIG))
+    spec = resolve(str(tmp_path))
+    assert (spec.basis, spec.parameters) == ("config", PARAMETERS)
+    assert spec.notes == (
+        "its weights are in a format that weigh does not open: shapes from its config.json",
+    )
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(NotSupported, match="only pickled weights"):
+        resolve(str(tmp_path))
+
+
+def test_a_folder_and_a_file_are_taken_by_their_paths(tmp_path: Path) -> None:
+    folder = write_checkpoint_of(tmp_path / "m", llama_tensors(), LLAMA_CONFIG)
+    for path in (folder, folder / "model.safetensors"):
+        assert resolve(str(path)).format == "safetensors"
+    (folder / "config.json").unlink()
+    assert "there is no config.json" in resolve(str(folder)).notes[0]
 
 
 def test_an_adapter_names_its_base(tmp_path: Path) -> None:

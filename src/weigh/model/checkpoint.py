@@ -123,7 +123,7 @@ def shard_names(path: Path, index: Mapping[str, object]) -> tuple[str, ...]:
     found = index.get("weight_map")
     if not isinstance(found, dict) or not found:
         raise BadFile(path, "has no `weight_map`")
-    names = {}
+    names: dict[str, None] = {}
     for name in found.values():
         if not isinstance(name, str) or (name not in names and not _is_plain(name)):
             said = printable(str(name)[:80])

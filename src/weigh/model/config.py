@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from weigh.errors import BadFile, BadInput, NotSupported
@@ -13,6 +14,7 @@ from weigh.model.mixers import mixers
 from weigh.model.source import LocalFile
 from weigh.model.spec import ModelSpec, TensorGroup
 
+_PICKLED = ("its weights are in a format that weigh does not open: shapes from its config.json",)
 MOST_CONFIG_BYTES = 8 << 20  # real ones are a few KiB; those with per-layer rope factors some 100
 
 
@@ -23,10 +25,14 @@ def read_config(path: Path) -> ModelSpec:
         BadFile: the file is missing, is not JSON, or holds values no model can have.
         NotSupported: a true config of an architecture weigh does not know.
     """
-    path = path / "config.json" if path.is_dir() else path
+    from weigh.model.checks import contradictions
+
+    folder, path = (path, path / "config.json") if path.is_dir() else (None, path)
     try:
         name = printable(path.absolute().parent.name or path.stem)
-        return spec_from_config(name, config_fields(path))
+        spec = spec_from_config(name, config_fields(path))
+        notes = (*spec.notes, *(_PICKLED if folder and any(folder.glob("*.bin")) else ()))
+        return replace(spec, notes=notes, contradictions=contradictions(spec))
     except (BadFile, NotSupported):
         raise
     except BadInput as error:

@@ -52,8 +52,8 @@ class _Twice(ValueError):
 def _once_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        names = [name for name, _ in pairs]
+        twice = next(name for place, name in enumerate(names) if names.index(name) < place)
         raise _Twice(ascii(twice[:80]))
     return values
 

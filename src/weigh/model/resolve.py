@@ -215,8 +215,10 @@ def _in_folder(folder: Path, choice: str, *, needed: bool) -> ModelSpec | None:
     if models := gguf_variants(sizes_below(folder, 0)):
         variant = models[0] if len(models) == 1 else picked(models, choice, str(folder), typed=f"{folder}/")
         return read_gguf(folder / variant.name)
+    if any(folder.glob("*.safetensors")) or (needed and not has_config and any(folder.glob("*.bin"))):
+        return _checkpoint(folder)  # which says why it opens no pickle
     if has_config:
-        return _checkpoint(folder) if any(folder.glob("*.safetensors")) else _config(folder)
+        return _config(folder)
     if needed:
         raise BadInput(f"{folder} holds neither a GGUF file nor a `config.json`")
     return None
