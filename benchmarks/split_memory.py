@@ -3,6 +3,7 @@
     python benchmarks/split_memory.py                    a few models, every kind of split: one row per device
     python benchmarks/split_memory.py --architectures    one model of each architecture: the worst deviations
     python benchmarks/split_memory.py --rpc HOST:PORT,HOST:PORT    two RPC servers as the GPUs, files small and real
+    python benchmarks/split_memory.py --reported memory.csv    against peaks of VRAM that people reported
 
 No GPU is needed. llama-server lays a model out without allocating anything (its fit step), so a software Vulkan
 device stands in for a GPU: it takes the code paths of one (pinned host memory, offloaded products, flash
@@ -18,6 +19,7 @@ are not comparable. Tables go into docs/splits.md, between their markers.
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import platform
 import re
@@ -35,6 +37,7 @@ from pathlib import Path
 from memory import replace_between
 
 from weigh.engines.engine import Settings
+from weigh.errors import WeighError
 from weigh.estimate.device_memory import placed_memory
 from weigh.estimate.placement import DeviceMemory, Placement
 from weigh.estimate.split import arguments
@@ -44,7 +47,7 @@ from weigh.model.ggml_types import GgmlType
 from weigh.model.quantization import quantize
 from weigh.model.spec import MixerKind, ModelSpec
 from weigh.synth.files import synthetic_file
-from weigh.units import MIB
+from weigh.units import GIB, MIB
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "splits.md"
 SHIM = Path(__file__).with_name("wide_storage.c")
@@ -101,9 +104,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architectures", action="store_true")
     parser.add_argument("--rpc", metavar="HOST:PORT,HOST:PORT")
+    parser.add_argument("--reported", type=Path, metavar="CSV")
     parser.add_argument("--server", default="llama-server", help="command of llama-server, with any wrapper")
     parser.add_argument("--folder", type=Path, help="for model files; the wrapper has to see it")
     chosen = parser.parse_args()
+    if chosen.reported:
+        replace_between(DOCUMENT, "reported", "\n".join(reported_rows(chosen.reported)))
+        return
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         server = Server(shlex.split(chosen.server), Path(folder), rpc=chosen.rpc)
         if chosen.rpc:
@@ -353,22 +360,86 @@ def rpc_rows(server: Server) -> Iterator[str]:
             ours = placed_memory(spec, case.settings, target, case.placement, available=(0,) * 3)
             log = server.log(model, (*arguments(case.placement, target, spec, case.settings), "-fit", "off"))
             weights, caches = _sums(_MODEL, log), _sums(_KV, log)
+            addresses = (server.rpc or "").split(",")
             offloaded = _OFFLOADED.search(log)
             for index, memory in enumerate(ours[1:]):
                 yield (
                     f"| {_split_said(case)} | {'/'.join(offloaded.groups()) if offloaded else '?'} | RPC{index} "
-                    f"| {memory.weights_bytes / MIB:.2f} / {weights.get(f'RPC{index}', 0):.2f} "
-                    f"| {memory.kv_cache_bytes / MIB:.2f} / {caches.get(f'RPC{index}', 0):.2f} |"
+                    f"| {memory.weights_bytes / MIB:.2f} / {weights.get(addresses[index], 0):.2f} "
+                    f"| {memory.kv_cache_bytes / MIB:.2f} / {caches.get(addresses[index], 0):.2f} |"
                 )
 
 
 def _sums(pattern: re.Pattern[str], log: str) -> dict[str, float]:
-    """By device; RPC devices are named with the address behind them."""
+    """By address: an RPC device is named ``RPC0[address]``."""
     found: dict[str, float] = {}
     for name, mib in pattern.findall(log):
-        device = name.split("[")[0]
-        found[device] = found.get(device, 0.0) + float(mib)
+        address = name.partition("[")[2].rstrip("]")
+        found[address] = found.get(address, 0.0) + float(mib)
     return found
+
+
+# --- peaks that people reported -------------------------------------------------------------------------
+
+_PEAK = "peak VRAM"
+_PUBLISHERS = re.compile(r"-(GGUF|MTP|Instruct|it|i1|qat)\b", re.IGNORECASE)
+
+
+def reported_rows(table: Path) -> Iterator[str]:
+    """How far what was reported for one GPU, everything on it, is from what weigh has for the same.
+
+    Nothing is known of these rows but what they say: whether GB or GiB is meant, what else the GPU did, and whether
+    all layers were on it.
+    """
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["engine"] == "llama.cpp" and _PEAK in row["what"]]
+    ratios = [(ratio, row) for row in rows if (ratio := _ratio(row)) is not None]
+    ordered = sorted(ratio for ratio, _ in ratios)
+    print(f"{len(rows)} rows, {len(ratios)} of models, recipes and cards that weigh knows")
+    if not ordered:
+        return
+    tenth = [ordered[int(share * (len(ordered) - 1))] for share in (0.1, 0.25, 0.5, 0.75, 0.9)]
+    yield "| rows | 10 % | 25 % | median | 75 % | 90 % |"
+    yield "| --: | --: | --: | --: | --: | --: |"
+    yield f"| {len(ordered)} of {len(rows)} | " + " | ".join(f"{ratio:.2f}" for ratio in tenth) + " |"
+    for ratio, row in sorted(ratios, key=lambda pair: pair[0]):
+        print(
+            f"{ratio:.2f} {row['value_GiB']} {row['model']} {row['quant_or_dtype']} {row['context']} {row['notes']}"
+        )
+
+
+def _ratio(row: dict[str, str]) -> float | None:
+    """Ours over what was reported, as GiB; None for what weigh has no model, recipe or context of."""
+    name = _catalog_id(row["model"])
+    reported, context = float(row["value_GiB"] or 0), int(row["context"] or 0)
+    if (
+        name is None
+        or row["n_gpu"] != "1"
+        or reported < 1
+        or not context
+        or "MTP" in row["model"] + row["notes"]
+    ):
+        return None
+    if "gpuLayers" in row["notes"] and not re.search(r"gpuLayers 9+", row["notes"]):
+        return None
+    try:
+        spec = quantize(catalog().by_id[name].spec(), row["quant_or_dtype"].removeprefix("UD-"))
+        kind = GgmlType[{"": "F16", "fp16": "F16"}.get(row["kv_dtype"], row["kv_dtype"].upper())]
+    except (WeighError, KeyError):
+        return None
+    settings = Settings(
+        context_tokens=min(context, spec.context_train or context), kv_type_k=kind, kv_type_v=kind
+    )
+    card = Device(row["device"], "", Backend.CUDA, 1 << 40, 1 << 40)
+    target = Target("", Device("Host", "", Backend.CPU, 1 << 40, 1 << 40), (card,))
+    whole = Placement((spec.layers,), output_on_gpu=True)
+    return placed_memory(spec, settings, target, whole, available=(0, 0))[1].total_bytes / GIB / reported
+
+
+def _catalog_id(model: str) -> str | None:
+    """The catalog's model that a repackaged one is of, by its name without marks of packagers."""
+    bare = {_PUBLISHERS.sub("", entry.id.split("/")[1]).lower(): entry.id for entry in catalog()}
+    return bare.get(_PUBLISHERS.sub("", model.split("/")[-1]).lower())
 
 
 if __name__ == "__main__":

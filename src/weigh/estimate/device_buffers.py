@@ -23,6 +23,7 @@ from typing import NamedTuple
 from weigh.estimate.compute_buffers import F32, KV, ROPE, Arena, Batch, Block, aligned, layer_output
 from weigh.estimate.graph import Graph, Layer
 
+NORMED = "normed"
 OFFLOAD_TOKENS = 32  # GGML_OP_OFFLOAD_MIN_BATCH
 PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
 _LAST_MATRICES = frozenset({"ffn_down", "ffn_down_exps"})
@@ -38,8 +39,9 @@ class Step(NamedTuple):
         early: the matrix that is fetched before positions are applied instead of after. Rotary factors of
             the model's own are weights too, and a part of the graph that begins with them fetches all that
             it reads at its beginning.
-        positions_with: what the positions are fetched with, when they are: the query's matrix, unless another
-            weight (a norm, a bias, rotary factors) stands between it and them.
+        positions_with: what the positions are fetched with: the query's matrix, unless another weight stands
+            between it and them: `ROPE` for a bias or rotary factors, `NORMED` for a norm, which leaves the
+            query's first place free.
         in_ram: all of the layer lies in RAM, its cache as well, and not only its experts.
     """
 
@@ -87,6 +89,7 @@ class _Fetching(Arena):
         self.due: tuple[bool, ...] = ()
         self.masks: dict[bool, Block] = {}
         self._early: list[Block] = []
+        self._query_made = False
 
     def take(self, size: int, read: str = "") -> Block:
         if not size or not read or self.step is None:
@@ -98,8 +101,11 @@ class _Fetching(Arena):
 
     def _inputs(self, read: str, step: Step) -> list[Block]:
         """Fetch what a result is made of; returns what is dropped once it is there."""
-        if read == ROPE:
+        if read == ROPE and step.positions_with != NORMED:
             self._before_positions(step)
+        elif read != ROPE and self._query_made and step.positions_with == NORMED:
+            self._place_positions()
+        self._query_made = read == ROPE
         if self._early and read == step.early:
             copies, self._early = self._early, []
             return copies

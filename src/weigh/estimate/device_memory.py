@@ -21,6 +21,7 @@ from weigh.engines.engine import Settings
 from weigh.errors import NotSupported
 from weigh.estimate.compute_buffers import F32, KV, ROPE, Batch, largest_batch, mask_bytes
 from weigh.estimate.device_buffers import (
+    NORMED,
     OFFLOAD_TOKENS,
     PIPELINE_COPIES,
     Part,
@@ -233,10 +234,11 @@ class _Spread:
     @cached_property
     def positions_with(self) -> str:
         """What the positions are fetched with; see `Step`."""
-        between = {"blk.{}.attn_q_norm.weight", "blk.{}.attn_q.bias", "blk.{}.attn_qkv.bias", *_REPEATED}
         names = {tensor.name for tensor in self.spec.tensors}
-        if names & between:
+        if names & {"blk.{}.attn_q.bias", "blk.{}.attn_qkv.bias", *_REPEATED}:
             return ROPE
+        if "blk.{}.attn_q_norm.weight" in names:
+            return NORMED
         return "attn_qkv" if "blk.{}.attn_qkv.weight" in names else "attn_q"
 
 
