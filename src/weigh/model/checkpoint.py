@@ -95,8 +95,8 @@ def spec_from_checkpoint(
         file_bytes=sum(header.size_bytes for header in headers),
         basis="file",
         format="safetensors",
-        # what a config leaves out is counted here, so its notes only hold where it told nothing else
-        notes=(*(() if shapes.tensors else shapes.notes), *sorted_in.notes),
+        # parts that a config leaves uncounted are counted here
+        notes=(*(n for n in shapes.notes if "not counted" not in n), *sorted_in.notes),
     )
     said = Said(config=config, quantization=method, index=index, headers=tuple(headers), shapes=shapes)
     return replace(spec, contradictions=contradictions(spec, said))
