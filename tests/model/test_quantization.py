@@ -18,6 +18,7 @@ from weigh.model.quantization import (
     file_bytes,
     quantize,
 )
+from weigh.model.resolve import resolve
 from weigh.model.spec import ModelSpec
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "quantizer_types.json").read_text())["cases"]
@@ -94,6 +95,14 @@ def test_an_unknown_recipe_is_refused_with_close_names():
 def test_mixes_made_by_hand_are_told_from_unknown_names(recipe):
     with pytest.raises(NotSupported, match="tensor by tensor"):
         quantize(spec_from_config("small", LLAMA), recipe)
+
+
+@pytest.mark.parametrize(
+    "typed", ["llama-3.1-8b:UD-Q4_K_XL", "llama-3.1-8b-UD-IQ2_M", "llama-3.1-8b:q8_k_xl"]
+)
+def test_they_are_told_behind_the_name_of_a_model_too(typed):
+    with pytest.raises(NotSupported, match="tensor by tensor"):
+        resolve(typed)
 
 
 def test_other_names_of_a_recipe_are_the_recipe():

@@ -77,8 +77,8 @@ NEED_MATRIX = _TWO_BITS | {"IQ3_XS", "IQ3_XXS", "Q2_K_S"}
 """Recipes that the tool makes with an importance matrix only; the others it makes either way."""
 KV_CACHE_TYPES = (T.F32, T.F16, T.BF16, T.Q8_0, T.Q5_1, T.Q5_0, T.Q4_1, T.Q4_0, T.IQ4_NL)
 """What `--cache-type-k` and `--cache-type-v` accept. Source: llama.cpp `common/arg.cpp`."""
-# Chosen for each model by measuring, so that no rule gives them; the names are those of Unsloth's files.
-_BY_HAND = re.compile(r"UD-.+|I?Q\d(_\d|_K)?_XL", re.IGNORECASE)
+BY_HAND = re.compile(r"UD-\w+|I?Q\d(?:_\d|_K)?_XL", re.IGNORECASE)
+"""Mixes chosen for each model by measuring, so that no rule gives them; the names are those of Unsloth's files."""
 
 
 class Role(Enum):
@@ -297,7 +297,7 @@ def quantize(spec: ModelSpec, recipe: str, *, imatrix: bool = False) -> ModelSpe
 
 
 def _unknown(recipe: str) -> UnknownName | NotSupported:
-    if _BY_HAND.fullmatch(recipe):
+    if BY_HAND.fullmatch(recipe):
         return NotSupported(
             f"{recipe} is chosen tensor by tensor for each model; only a file of it can say its size",
             hint="name the file, or a recipe that follows rules, such as Q4_K_M",

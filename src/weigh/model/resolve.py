@@ -85,10 +85,11 @@ def _default_recipe(spec: ModelSpec, *, checkpoint: bool) -> str:
 
 def _made(spec: ModelSpec, recipe: str, *, checkpoint: bool) -> ModelSpec:
     """An unquantized model at a recipe of llama.cpp's or a checkpoint's format."""
-    from weigh.model.quantization import ALL_RECIPES, quantize
+    from weigh.model.quantization import ALL_RECIPES, BY_HAND, quantize
     from weigh.model.stored_quantization import scheme_names, stored
 
-    if recipe not in ALL_RECIPES or (checkpoint and recipe in scheme_names()):
+    by_rule = recipe in ALL_RECIPES or BY_HAND.fullmatch(recipe)  # the latter it refuses with a reason
+    if not by_rule or (checkpoint and recipe in scheme_names()):
         return stored(spec, recipe)
     return quantize(spec, recipe)
 
@@ -241,7 +242,10 @@ def _config(path: Path) -> ModelSpec:
 
 def _recipe_apart(name: str) -> tuple[str, str | None]:
     """`gpt-oss:20b` has a size behind the colon, `qwen3:8b-q4_K_M` both, `phi-4:latest` neither."""
-    if match := re.fullmatch(rf"(?i)(.*)[-:]({'|'.join(map(re.escape, _quantizations()))})", name):
+    from weigh.model.quantization import BY_HAND
+
+    known = "|".join(map(re.escape, _quantizations()))
+    if match := re.fullmatch(rf"(?i)(.*?)[-:]({BY_HAND.pattern}|{known})", name):
         return match[1], match[2].upper()
     head, colon, tail = name.rpartition(":")
     if not colon or tail.lower() == "latest":
