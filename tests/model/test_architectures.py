@@ -20,6 +20,10 @@ COUNTED: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data" / "transformers_counts.json").read_text()
 )["models"]
 
+CONVERTED: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "data" / "mmproj_bytes.json").read_text()
+)["files"]
+
 
 def of_catalog(name: str) -> ModelSpec:
     return catalog().by_id[name].spec()
@@ -33,6 +37,13 @@ def beside(spec: ModelSpec, *prefixes: str) -> int:
 def test_it_has_as_many_parameters_as_transformers_builds(name: str) -> None:
     spec = spec_from_config(name, COUNTED[name]["config"])
     assert spec.parameters + beside(spec, "v.", "a.", "mm.") == COUNTED[name]["parameters"]
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_an_encoder_takes_the_bytes_of_the_file_that_the_converter_writes(name: str) -> None:
+    spec = spec_from_config(name, CONVERTED[name]["config"])
+    assert sum(t.total_bytes for t in spec.beside) == CONVERTED[name]["bytes"]
+    assert sum(t.count for t in spec.beside) == CONVERTED[name]["tensors"]
 
 
 def test_matrices_of_an_encoder_are_f16_and_its_vectors_and_positions_f32() -> None:

@@ -40,8 +40,9 @@ def _patch_embedding(b: Beside, v: Fields, hidden: int, *, bias: bool, frames: i
 
 def _siglip(b: Beside, v: Fields) -> int:
     """SigLIP: learned positions, biases everywhere, a norm after the last layer; returns its width."""
-    hidden, width = v.count("hidden_size"), v.count("intermediate_size")
-    _patch_embedding(b, v, hidden, bias=True)
+    hidden, width, patch = v.count("hidden_size"), v.count("intermediate_size"), v.count("patch_size")
+    b.exact("v.patch_embd.weight", patch, patch, 3, hidden)  # the converter keeps all embeddings exact here
+    b.exact("v.patch_embd.bias", hidden)
     b.exact("v.position_embd.weight", hidden, _patches(v))
     b.tower("v", v, hidden, width)
     b.norm("v.post_ln", hidden)
@@ -254,21 +255,26 @@ def gemma4(b: Beside) -> None:
 def _gemma4_audio(b: Beside, a: Fields) -> None:
     a = a.with_defaults(hidden_size=1024, num_hidden_layers=12, num_attention_heads=8, conv_kernel_size=5)
     hidden, out = a.count("hidden_size"), a.count("output_proj_dims", default=1536)
-    _subsampling(b, a.counts("subsampling_conv_channels") or (128, 32), 128, hidden)
+    _subsampling(b, a.counts("subsampling_conv_channels") or (128, 32), 128, hidden, exact=True)
     layers = _conformer(b, a, hidden, a.count("conv_kernel_size"))
     b.norm("a.blk.{}.ln2", hidden, bias=False, layers=layers)
     b.matrix("a.pre_encode.out", hidden, out, bias=True)
     b.matrix("mm.a.input_projection", out, b.hidden)
 
 
-def _subsampling(b: Beside, channels: tuple[int, ...], features: int, hidden: int) -> None:
-    """Two convolutions that each halve time and features."""
+def _subsampling(
+    b: Beside, channels: tuple[int, ...], features: int, hidden: int, *, exact: bool = False
+) -> None:
+    """Two convolutions that each halve time and features, and a matrix, which Gemma 4's files keep exact."""
     first, second = channels[:2] if len(channels) > 1 else (128, 32)
     b.exact("a.conv1d.0.weight", 3, 3, 1, first)
     b.norm("a.conv1d.0.norm", first, bias=False)
     b.exact("a.conv1d.1.weight", 3, 3, first, second)
     b.norm("a.conv1d.1.norm", second, bias=False)
-    b.matrix("a.input_projection", second * features // 4, hidden)
+    if exact:
+        b.exact("a.input_projection.weight", second * features // 4, hidden)
+    else:
+        b.matrix("a.input_projection", second * features // 4, hidden)
 
 
 def _conformer(b: Beside, a: Fields, hidden: int, kernel: int) -> int:
