@@ -214,7 +214,7 @@ def measured(run: Run, venv: Path) -> Measured:
                 _command(run, venv, folder),
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **_environment(Path(folder))},
+                env={**os.environ, **_environment(run, Path(folder))},
                 start_new_session=True,
             )
         try:
@@ -235,12 +235,14 @@ def _command(run: Run, venv: Path, folder: str) -> tuple[str, ...]:
     )
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(run: Run, folder: Path) -> dict[str, str]:
     offline = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     local = {"GLOO_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": "127.0.0.1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0"}
     kept = {"VLLM_CACHE_ROOT": folder / "cache", "HF_HOME": folder / "hub", "XDG_CONFIG_HOME": folder}
     # the C library may keep what is freed while weights are repacked; here it must not
     allocator = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    if run.tensor_parallel > 1:
+        local["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(run.tensor_parallel)))
     return {**offline, **local, **allocator, **{key: str(path) for key, path in kept.items()}}
 
 
@@ -256,8 +258,8 @@ def _wait(process: subprocess.Popen[bytes], log: Path) -> None:
 def _read(log: str, pss_bytes: int) -> Measured:
     capacity = re.search(r"KV cache size: ([\d,]+) tokens, Maximum concurrency .*: ([\d.]+)x", log)
     if capacity is None:
-        why = re.findall(r"\w*Error: (.+)", log)
-        return Measured(refused=why[0][:300] if why else log[-300:])
+        why = re.findall(r"(?:Value|Runtime|Assertion|Type|Key|Attribute)Error: (.+)", log)
+        return Measured(refused=why[0][:200] if why else log[-200:])
     return Measured(int(capacity[1].replace(",", "")), float(capacity[2]), pss_bytes)
 
 

@@ -175,6 +175,17 @@ def test_a_state_makes_attention_blocks_longer() -> None:
     assert made.request_blocks(5440) == 10 + 3 * 2  # two states in each of three groups
 
 
+def test_mamba_2_keeps_a_third_state() -> None:
+    # Granite 4 h-micro, first 8 layers: 1 attention, 7 Mamba 2. State: 3 x 4352 x 2 B and 524288 x 4 B = 2,123,264 B;
+    # a token 8 x 128 x 2 B; 227 blocks of 9 x 128 tokens: 4 for the tokens, 3 for each state. As in vLLM's log.
+    kinds = catalog().by_id["ibm-granite/granite-4.0-h-micro"].config["layer_types"]
+    assert isinstance(kinds, list)
+    spec = model("ibm-granite/granite-4.0-h-micro", num_hidden_layers=8, layer_types=kinds[:8])
+    found = vllm_memory(spec, device=CPU, max_model_len=4096, cpu_kv_bytes=512 * MIB)
+    assert found.max_concurrency == 227 / 25
+    assert found.kv_capacity_tokens == 37191
+
+
 def test_without_attention_a_request_is_one_block() -> None:
     found = on_cpu("state-spaces/mamba-130m-hf", context=2048)
     state = 1536 * 3 * 2 + 1536 * 16 * 4  # on the CPU the state is float32
@@ -263,6 +274,22 @@ def test_on_the_cpu_the_vocabularys_matrices_have_packed_copies() -> None:
         ("Qwen/Qwen3-1.7B", {"num_hidden_layers": 14}, 16384, 1024, 18688, 5371),
         ("google/gemma-3-1b-it", {}, 32768, 512, 87838, 4914),
         ("deepseek-ai/DeepSeek-V2-Lite", {"num_hidden_layers": 2}, 4096, 512, 232960, 4615),
+        (
+            "Qwen/Qwen3-Next-80B-A3B-Instruct",
+            {"num_hidden_layers": 8, "num_experts": 16},
+            4096,
+            512,
+            46284,
+            5447,
+        ),
+        (
+            "allenai/OLMoE-1B-7B-0924-Instruct",
+            {"num_hidden_layers": 2, "intermediate_size": 1024},
+            4096,
+            512,
+            32768,
+            4113,
+        ),
     ],
 )
 def test_real_runs_are_met(

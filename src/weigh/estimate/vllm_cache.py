@@ -26,6 +26,8 @@ MLA_BLOCK_STEP = 128  # hybrid models with MLA: blocks are a multiple of it
 INDEXER_TOKEN_BYTES = 132  # DeepSeek sparse attention: 128 FP8 values and a float32 scale a token
 # States kept in float32 by these architectures' own configs (`mamba_ssm_dtype` and its like).
 _FLOAT32_STATES = frozenset({"nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe", "kimi-linear"})
+# With prefix caching a request keeps its state and the one before; Mamba 2 a third, saved amid a prefill.
+_MAMBA_2 = frozenset({"granitehybrid", "falcon-h1", "mamba2", "nemotron_h", "nemotron_h_moe"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class CacheSettings:
         model_bytes: of the model's own format, in which convolutions keep their inputs.
         state_bytes: of an SSM's state where the architecture does not say; None: the model's format.
         in_flight_tokens: tokens scheduled but not settled: the batch, twice that with async scheduling.
-        prefix_caching: recurrent layers then keep two states a request instead of one.
+        prefix_caching: recurrent layers then keep two or three states a request instead of one.
     """
 
     block_tokens: int = 16
@@ -188,8 +190,9 @@ def _recurrent(spec: ModelSpec, ranks: Ranks, settings: CacheSettings) -> CacheL
     hybrid = any(mixer.kv_heads for mixer in spec.mixers)
     if hybrid:
         page = max(page, settings.block_tokens * _attention_token_bytes(spec, ranks, settings))
-    # prefixes are not cached without attention
-    states = 2 if hybrid and settings.prefix_caching else 1
+    states = 1
+    if hybrid and settings.prefix_caching:  # without attention prefixes are not cached
+        states = 3 if spec.architecture in _MAMBA_2 else 2
     return CacheLayer(MixerKind.RECURRENT, (), settings.block_tokens, page, states=states)
 
 
