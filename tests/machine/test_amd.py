@@ -183,6 +183,9 @@ def test_a_device_file_without_permission_is_noted(recorded: Recorded) -> None:
     (gpu,) = amd_of(machine, ram(128))
     assert gpu.backends == ("Vulkan",)
     assert "no permission to open /dev/kfd" in gpu.notes[0]
+    (machine.root / "dev/dri/renderD128").chmod(0)
+    (gpu,) = amd_of(machine, ram(128))
+    assert "no permission to open /dev/kfd and /dev/dri/renderD128" in str(gpu.problem)
 
 
 @pytest.mark.parametrize("variable", ["HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"])

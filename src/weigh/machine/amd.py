@@ -109,7 +109,7 @@ def _read(card: GpuDevice, node: Mapping[str, int], memory: Memory, root: Path) 
     gpu = _usable_through(gpu, card, root)
     vram, used = (kernel_files.number(card.folder / f"mem_info_vram_{what}") for what in ("total", "used"))
     if not vram:
-        return replace(gpu, problem=_UNTOLD)
+        return replace(gpu, problem=gpu.problem or _UNTOLD)
     gpu = replace(gpu, total_bytes=vram, free_bytes=max(0, vram - (used or 0)))
     gpu = _as_apu(gpu, card, memory) if _is_apu(card, target) else gpu
     return _with_parts(gpu, card)
@@ -147,19 +147,17 @@ def _with_parts(gpu: Gpu, card: GpuDevice) -> Gpu:
 def _usable_through(gpu: Gpu, card: GpuDevice, root: Path) -> Gpu:
     """Vulkan goes through the render node alone; ROCm needs /dev/kfd too, and a target it is built for."""
     node, compute = pci.render_node(card, root), root / "dev/kfd"
-    backends, notes = [], list(gpu.notes)
+    backends, problem, notes = [], None, gpu.notes
     if compute.exists() and gpu.architecture in _ROCM and os.access(compute, os.R_OK | os.W_OK):
         backends.append("ROCm")
     if node and os.access(node, os.R_OK | os.W_OK):
         backends.append("Vulkan")
-    closed = [
-        f"/{path.relative_to(root)}"
-        for path in (compute, node)
-        if path and path.exists() and not os.access(path, os.R_OK | os.W_OK)
-    ]
-    if closed:
-        notes.append(f"no permission to open {' and '.join(closed)} (groups `render` or `video` have it)")
-    return replace(gpu, backends=tuple(backends), notes=tuple(notes))
+    closed = pci.closed((compute, node), root)
+    if closed and backends:
+        notes = (*notes, closed)
+    elif closed:
+        problem = closed
+    return replace(gpu, backends=tuple(backends), problem=problem, notes=notes)
 
 
 def _asked_library(amdsmi: Any) -> dict[str, tuple[int, int]]:

@@ -581,7 +581,7 @@ def target_here(machine: Machine, cpu_features: Sequence[str] | None = None) -> 
     Args:
         cpu_features: instruction sets the engine's build uses; all of the processor's when not given.
     """
-    notes: list[str] = []
+    notes = list(machine.notes)
     sheet = host_sheet_of(machine.cpu)
     gpus = tuple(
         device for device in (_gpu_here(gpu, machine, notes) for gpu in machine.gpus) if device is not None
@@ -634,27 +634,67 @@ def host_sheet_of(cpu: Cpu) -> HostSheet | None:
 
 
 def _gpu_here(gpu: Gpu, machine: Machine, notes: list[str]) -> Device | None:
-    if gpu.problem or not gpu.total_bytes:
-        notes.append(f"{gpu.name} left out: {gpu.problem or 'its memory is not known'}")
-        return None
     sheet = gpu_sheet_of(gpu, machine.memory.total_bytes)
+    problem = gpu.problem or _better_without(gpu, sheet, machine)
+    if problem or not gpu.total_bytes:
+        notes.append(f"{gpu.name} left out: {problem or 'its memory is not known'}")
+        return None
+    notes.extend(f"{gpu.name}: {note}" for note in gpu.notes)
     free = gpu.total_bytes if gpu.free_bytes is None else gpu.free_bytes
     if sheet is None:
         notes.append(f"{gpu.name} is not in the table of devices: its speed is not known")
-        backend = backend_of(gpu.vendor, "")
+        backend = _backend_here(gpu, backend_of(gpu.vendor, ""))
         return Device(gpu.name, gpu.vendor, backend, gpu.total_bytes, free, source="as probed")
     device = _device(sheet, gpu.total_bytes, "memory as probed")
-    capability = gpu.compute_capability or device.compute_capability
-    return replace(device, free_bytes=free, compute_capability=capability)
+    here = replace(
+        device,
+        backend=_backend_here(gpu, device.backend),
+        free_bytes=free,
+        compute_capability=gpu.compute_capability or device.compute_capability,
+        unified=gpu.unified,
+    )
+    return _part(here, gpu) if gpu.part_of else here
+
+
+def _better_without(gpu: Gpu, sheet: GpuSheet | None, machine: Machine) -> str | None:
+    """Why a GPU that shares the system's memory is no help: it reads no faster than the processor does."""
+    if not gpu.unified:
+        return None
+    if any(other.total_bytes and not (other.unified or other.problem) for other in machine.gpus):
+        return "it shares the system's memory, and there is a card with its own"
+    return None if sheet else "it shares the system's memory, and its speed is not known"
+
+
+def _backend_here(gpu: Gpu, usual: Backend) -> Backend:
+    """The usual code path, or the best of those that the driver allows when it is not among them."""
+    return usual if not gpu.backends or usual in gpu.backends else Backend(gpu.backends[0])
+
+
+def _part(whole: Device, gpu: Gpu) -> Device:
+    """A part of a split card: its share of the bandwidth and of the arithmetic.
+
+    It keeps its own name, since what is published of the whole card does not hold for it.
+    """
+
+    def share(figure: float | None, of: float) -> float | None:
+        return None if figure is None else figure * of
+
+    return replace(
+        whole,
+        name=gpu.name,
+        bandwidth_bytes_per_s=share(whole.bandwidth_bytes_per_s, gpu.memory_share),
+        fp16_flops_per_s=share(whole.fp16_flops_per_s, gpu.compute_share),
+        fp32_flops_per_s=share(whole.fp32_flops_per_s, gpu.compute_share),
+    )
 
 
 def gpu_sheet_of(gpu: Gpu, ram_bytes: int) -> GpuSheet | None:
-    """The sheet of a GPU as its driver names it; of several variants the one nearest in memory."""
-    asked = words(gpu.name)
+    """The sheet of a GPU as its driver names it, of a part that of the whole; of variants the nearest in memory."""
+    asked = words(gpu.part_of or gpu.name)
     found = _meant(asked, gpu_sheets()) if says_something(asked) else []
     if not found:
         return None
-    size_gb = (ram_bytes if found[0].unified else gpu.total_bytes or 0) / GIB
+    size_gb = (ram_bytes if found[0].unified else (gpu.total_bytes or 0) / gpu.memory_share) / GIB
 
     def misfit(sheet: GpuSheet) -> tuple[float, bool]:
         gaps = [abs(size - size_gb) for size in sheet.sizes_gb]

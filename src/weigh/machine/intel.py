@@ -63,11 +63,8 @@ def _read(card: GpuDevice, memory: Memory, root: Path, query: Query) -> Gpu:
     if gpu.problem:
         return gpu
     node = pci.render_node(card, root)
-    opened = node is not None and os.access(node, os.R_OK | os.W_OK)
-    gpu = replace(gpu, backends=("SYCL", "Vulkan") if opened else ())
-    if node is not None and node.exists() and not opened:
-        said = f"no permission to open /{node.relative_to(root)} (groups `render` or `video` have it)"
-        gpu = replace(gpu, notes=(*gpu.notes, said))
+    closed = pci.closed((node,), root)
+    gpu = replace(gpu, backends=("SYCL", "Vulkan") if node and not closed else (), problem=closed or None)
     return _with_shared_memory(gpu, memory) if gpu.unified else _with_own_memory(gpu, card, node, query)
 
 
@@ -100,7 +97,7 @@ def _with_own_memory(gpu: Gpu, card: GpuDevice, node: Path | None, query: Query)
         return replace(
             gpu, total_bytes=total, notes=(*gpu.notes, "memory by its data sheet: the driver was not asked")
         )
-    return replace(gpu, problem="its memory cannot be read: no permission, and no data sheet of it")
+    return replace(gpu, problem=gpu.problem or "its driver does not answer, and there is no data sheet of it")
 
 
 def _asked(card: GpuDevice, node: Path | None, query: Query) -> tuple[int, int | None]:

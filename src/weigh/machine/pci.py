@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +82,15 @@ def render_node(card: GpuDevice, root: Path) -> Path | None:
         if node.name.startswith("renderD"):
             return root / "dev/dri" / node.name
     return None
+
+
+def closed(nodes: Iterable[Path | None], root: Path) -> str:
+    """Which of the device files exist but may not be opened by this process, in words; "" for none."""
+    refused = [node for node in nodes if node and node.exists() and not os.access(node, os.R_OK | os.W_OK)]
+    names = " and ".join(f"/{node.relative_to(root)}" for node in refused)
+    return (
+        f"no permission to open {names}: join the group that owns it (`render` or `video`)" if names else ""
+    )
 
 
 def _hexadecimal(path: Path) -> int:
