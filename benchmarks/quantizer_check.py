@@ -22,7 +22,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -68,6 +68,12 @@ def makings(spec: ModelSpec) -> list[Making]:
     keeps = any(group.type.quantized for group in spec.tensors)
     recipes = [r for r in RECIPES if not (keeps and r in ("F32", "F16", "BF16"))]
     return [Making(r, m) for r in recipes for m in (False, True) if m or r not in NEED_MATRIX]
+
+
+def telling_makings(spec: ModelSpec) -> list[Making]:
+    """Every recipe once, and with a matrix too where that changes formats."""
+    changes = NEED_MATRIX | {"Q4_0", "Q5_0", "IQ4_NL", "IQ4_XS"}
+    return [making for making in makings(spec) if not making.imatrix or making.recipe in changes]
 
 
 _LLAMA: dict[str, object] = {
@@ -200,7 +206,8 @@ def main() -> int:
         if options.sizes:
             return _sizes(tool, Path(folder), options.vocabularies, options.models)
         cases = _catalog_cases(options.models) if options.catalog else _small_cases(options.models)
-        wrong = [spec for spec in cases if not _agrees(tool, Path(folder), spec)]
+        ways = telling_makings if options.catalog else makings
+        wrong = [spec for spec in cases if not _agrees(tool, Path(folder), spec, ways(spec))]
     print(f"{len(wrong)} models differ" if wrong else "all tensors have the formats the tool gives them")
     return 1 if wrong else 0
 
@@ -229,11 +236,11 @@ def _catalog_cases(wanted: list[str]) -> Iterator[ModelSpec]:
             yield entry.spec()
 
 
-def _agrees(tool: str, folder: Path, spec: ModelSpec) -> bool:
+def _agrees(tool: str, folder: Path, spec: ModelSpec, ways: Iterable[Making]) -> bool:
     """Whether the tool gives every tensor the format weigh expects; prints one line, and the differences."""
     path = _written(spec, folder, weights=False)
     differences = []
-    for making in makings(spec):
+    for making in ways:
         ours = _our_types(spec, making)
         theirs = _dry_types(tool, path, spec, making)
         differences += [
@@ -348,9 +355,7 @@ def _size_rows(tool: str, folder: Path, spec: ModelSpec, tokenizer: Tokenizer) -
     _with_tokenizer(path, tokenizer, sum(group.count for group in spec.tensors))
     header_bytes = path.stat().st_size - file_bytes(spec, header_bytes=0)
     rows = []
-    for making in makings(spec):
-        if making.imatrix and making.recipe not in NEED_MATRIX | {"Q4_0", "Q5_0", "IQ4_NL", "IQ4_XS"}:
-            continue
+    for making in telling_makings(spec):
         real_bytes = _real_bytes(tool, path, spec, making)
         ours = quantize(spec, making.recipe, imatrix=making.imatrix)
         known = file_bytes(ours, header_bytes=header_bytes) / real_bytes - 1
