@@ -176,10 +176,11 @@ def test_vulkan_needs_no_rocm(recorded: Recorded) -> None:
     assert amd_of(machine, ram(128))[0].backends == ("Vulkan",)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
 def test_a_device_file_without_permission_is_noted(recorded: Recorded) -> None:
     machine = recorded("strix_halo")
     (machine.root / "dev/kfd").chmod(0)
+    if os.access(machine.root / "dev/kfd", os.R_OK):
+        pytest.skip("root may open everything")
     (gpu,) = amd_of(machine, ram(128))
     assert gpu.backends == ("Vulkan",)
     assert "no permission to open /dev/kfd" in gpu.notes[0]

@@ -61,7 +61,8 @@ def examine(
     """Everything the probes look at, in their order. Nothing is measured; it takes well under 2 s.
 
     Args:
-        root: a folder that looks like the / of another machine, to examine a recording.
+        root: a folder that looks like the / of another machine, to examine a recording; one without
+            /proc/meminfo is given this machine's memory.
         run, environment: stand in for the system's commands and `os.environ`.
     """
     asked = _Asked(root, run, os.environ if environment is None else environment)
@@ -90,8 +91,10 @@ def _without_crash(look: Callable[[_Asked], Seen], asked: _Asked) -> list[tuple[
 
 
 def _said(saw: object) -> str:
+    """A value of ours field by field, without those that say nothing."""
     if is_dataclass(saw) and not isinstance(saw, type):
-        return ", ".join(f"{field.name}={getattr(saw, field.name)!r}" for field in fields(saw))
+        told = ((field, getattr(saw, field.name)) for field in fields(saw))
+        return ", ".join(f"{field.name}={value!r}" for field, value in told if value != field.default)
     return str(saw)
 
 
