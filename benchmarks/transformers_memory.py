@@ -6,8 +6,8 @@
     python benchmarks/transformers_memory.py --run Qwen/Qwen3-0.6B
 
 Nothing is downloaded: `--run` writes each model with its weights all zero, which changes no size, loads it
-in a process of its own, and deletes it. `--published` needs weigh alone. Tables go into
-docs/memory_transformers.md, between their markers.
+in a process of its own, and deletes it; what it measured goes into transformers_runs.csv. `--published` needs
+weigh alone. Tables go into docs/memory_transformers.md, between their markers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import csv
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -33,7 +32,6 @@ from typing import NamedTuple
 from weigh.engines.process_memory import Resident, resident
 from weigh.estimate.engine_memory import EngineMemory
 from weigh.estimate.transformers import AttentionCode, release, split_memory, transformers_memory
-from weigh.machine import probe
 from weigh.machine.target import Backend, Device
 from weigh.model.catalog import catalog
 from weigh.model.config import spec_from_config
@@ -44,6 +42,7 @@ from weigh.units import GIB, MIB
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "memory_transformers.md"
 ROWS = ROOT / "src" / "weigh" / "data" / "memory.csv"
+RUNS = ROOT / "benchmarks" / "transformers_runs.csv"  # what --run measured last
 
 
 def main() -> None:
@@ -59,7 +58,9 @@ def main() -> None:
         for marker, table in published_tables():
             write(marker, table)
     if chosen.run is not None:
-        write("runs", list(run_rows(chosen.run)))
+        measure(chosen.run)
+    if chosen.run is not None or chosen.published:
+        write("runs", list(run_rows()))
 
 
 def write(marker: str, table: list[str]) -> None:
@@ -207,6 +208,15 @@ class Case:
     batch: int = 1
     attention: AttentionCode = "sdpa"
 
+    def __str__(self) -> str:
+        return f"{self.model}: {self.asked}"
+
+    @property
+    def asked(self) -> str:
+        cut = f"{self.layers} layers, " if self.layers else ""
+        batch = f" x {self.batch}" if self.batch > 1 else ""
+        return f"{cut}{self.prompt_tokens}+{self.output_tokens}{batch}, {self.attention}"
+
     @property
     def config(self) -> dict[str, object]:
         config = {k: v for k, v in catalog().by_id[self.model].config.items() if v is not None}
@@ -253,43 +263,49 @@ class Watch(threading.Thread):
             time.sleep(0.002)
 
 
-def run_rows(models: list[str]) -> Iterator[str]:
-    import torch
-    import transformers
-
-    yield (
-        f"{datetime.now(UTC):%Y-%m-%d}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"Python {platform.python_version()}, {probe().cpu.model}, {platform.system()}."
-    )
-    yield ""
-    yield (
-        "| model | asked | tensors at the peak: estimated | measured | private: estimated | measured "
-        "| with mapped pages: estimated | measured | error |"
-    )
-    yield "| --- | --- | --: | --: | --: | --: | --: | --: | --: |"
+def measure(models: list[str]) -> None:
+    """Run the cases and keep what was measured, in place of what was measured of them before."""
+    kept = {row["case"]: row for row in csv.DictReader(RUNS.open())} if RUNS.exists() else {}
     for case in CASES:
         if not models or case.model in models:
-            yield run_row(case)
+            kept[str(case)] = _measured(case)
+            print(kept[str(case)], file=sys.stderr, flush=True)
+    with RUNS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, next(iter(kept.values())), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept.values())
 
 
-def run_row(case: Case) -> str:
+def _measured(case: Case) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         told = {"folder": folder, "config": case.config, "attention": case.attention}
         said = told | {"batch": case.batch, "prompt": case.prompt_tokens, "new": case.output_tokens}
         _child(said | {"what": "write"})
         watch, facts = _child(said | {"what": "generate"})
-        traced = _child(said | {"what": "trace"})[1]
+        facts |= _child(said | {"what": "trace"})[1] | {"peak_private": watch.peak.private_bytes}
+    figures = {f"{name}_MiB": f"{value / MIB:.0f}" for name, value in facts.items()}
+    return {"case": str(case), "date": f"{datetime.now(UTC):%Y-%m-%d}"} | figures
+
+
+def run_rows() -> Iterator[str]:
+    yield (
+        "| model | asked | tensors: estimated | traced | private: estimated | measured "
+        "| with mapped pages: estimated | measured | error |"
+    )
+    yield "| --- | --- | --: | --: | --: | --: | --: | --: | --: |"
+    measured = {row["case"]: row for row in csv.DictReader(RUNS.open())}
+    yield from (_run_row(case, measured[str(case)]) for case in CASES if str(case) in measured)
+
+
+def _run_row(case: Case, measured: Mapping[str, str]) -> str:
     ours = case.estimate()
     moving = ours.kv_cache_bytes + ours.activations_bytes
-    private = int(ours.total.value) - ours.mapped_bytes
-    error = 100 * (ours.total.value / facts["peak"] - 1)
-    figures = (moving, traced["tensors"], private, watch.peak.private_bytes, ours.total.value, facts["peak"])
-    cells = " | ".join(f"{figure / MIB:.0f}" for figure in figures)
-    cut = f", {case.layers} layers" if case.layers else ""
-    asked = f"{case.prompt_tokens}+{case.output_tokens}{f' x {case.batch}' if case.batch > 1 else ''}"
-    row = f"| {case.model.split('/')[1]}{cut} | {asked} {case.attention} | {cells} | {error:+.1f} % |"
-    print(row, {k: round(v / MIB) for k, v in facts.items()}, file=sys.stderr, flush=True)
-    return row
+    private = ours.total.value - ours.mapped_bytes
+    error = 100 * (ours.total.value / MIB / float(measured["peak_MiB"]) - 1)
+    estimates = (f"{figure / MIB:.0f}" for figure in (moving, private, ours.total.value))
+    found = (measured[f"{name}_MiB"] for name in ("tensors", "peak_private", "peak"))
+    cells = " | ".join(f"{a} | {b}" for a, b in zip(estimates, found, strict=True))
+    return f"| {case.model.split('/')[1]} | {case.asked} | {cells} | {error:+.1f} % |"
 
 
 def _child(task: Mapping[str, object]) -> tuple[Watch, dict[str, int]]:
