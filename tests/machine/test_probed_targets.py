@@ -99,3 +99,20 @@ def test_what_bounds_the_machine_is_told(recorded: Recorded) -> None:
         "Linux", CPU, Memory(GIB, GIB, 0, 0, 0), (), Disk(Path("/"), 0, 0), notes=("WSL: half",)
     )
     assert "WSL: half" in target_here(machine).assumed
+
+
+def test_a_mac_of_unknown_speed_keeps_its_gpu(recorded: Recorded) -> None:
+    memory = Memory(32 * GIB, 30 * GIB, 0, 0, 0)
+    gpu = Gpu("Apple M99", "Apple", 24 * GIB, 24 * GIB, unified=True, backends=("Metal",))
+    (device,) = target_of((gpu,), memory).gpus
+    assert (device.unified, device.backend, device.bandwidth_bytes_per_s) == (True, Backend.METAL, None)
+
+
+def test_a_variable_that_reorders_gpus_leaves_the_fingerprint(tree: Tree) -> None:
+    nvml = Nvml([Card("NVIDIA A2", 16 * GIB, GIB), Card("NVIDIA A10", 24 * GIB, GIB)])
+    root, memory = tree({"proc/cpuinfo": "", "dev/nvidiactl": ""}), Memory(GIB, GIB, 0, 0, 0)
+    prints = set()
+    for environment in ({}, {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": ""}):
+        gpus = read_gpus(root, nvml, memory=memory, environment=environment)
+        prints.add(Machine("Linux 6", CPU, memory, gpus, Disk(root, 0, 0)).fingerprint)
+    assert len(prints) == 1

@@ -108,7 +108,7 @@ def _read(card: GpuDevice, node: Mapping[str, int], memory: Memory, root: Path) 
         return gpu
     gpu = _usable_through(gpu, card, root)
     vram, used = (kernel_files.number(card.folder / f"mem_info_vram_{what}") for what in ("total", "used"))
-    if not vram:
+    if not vram or vram < 0:
         return replace(gpu, problem=gpu.problem or _UNTOLD)
     gpu = replace(gpu, total_bytes=vram, free_bytes=max(0, vram - (used or 0)))
     gpu = _as_apu(gpu, card, memory) if _is_apu(card, target) else gpu

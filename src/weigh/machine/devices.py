@@ -644,7 +644,9 @@ def _gpu_here(gpu: Gpu, machine: Machine, notes: list[str]) -> Device | None:
     if sheet is None:
         notes.append(f"{gpu.name} is not in the table of devices: its speed is not known")
         backend = _backend_here(gpu, backend_of(gpu.vendor, ""))
-        return Device(gpu.name, gpu.vendor, backend, gpu.total_bytes, free, source="as probed")
+        return Device(
+            gpu.name, gpu.vendor, backend, gpu.total_bytes, free, unified=gpu.unified, source="as probed"
+        )
     device = _device(sheet, gpu.total_bytes, "memory as probed")
     here = replace(
         device,
@@ -657,8 +659,8 @@ def _gpu_here(gpu: Gpu, machine: Machine, notes: list[str]) -> Device | None:
 
 
 def _better_without(gpu: Gpu, sheet: GpuSheet | None, machine: Machine) -> str | None:
-    """Why a GPU that shares the system's memory is no help: it reads no faster than the processor does."""
-    if not gpu.unified:
+    """Why a GPU inside a PC's processor is no help: it reads the same memory no faster than the processor."""
+    if not gpu.unified or gpu.vendor not in ("AMD", "Intel"):
         return None
     if any(other.total_bytes and not (other.unified or other.problem) for other in machine.gpus):
         return "it shares the system's memory, and there is a card with its own"

@@ -132,7 +132,7 @@ class Machine:
             self.cpu.allowed_cpus,
             self.cpu.instruction_sets,
             self.memory.usable_bytes >> 28,
-            tuple(g.name for g in self.gpus),
+            tuple(sorted(g.name for g in self.gpus)),  # variables that hide GPUs only reorder them
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 

@@ -16,7 +16,7 @@ from weigh.units import gib
 _LIBRARIES = "usr/lib/wsl"
 _ROCM_LIBRARIES = ("opt/rocm/lib/librocdxg.so", "usr/lib/x86_64-linux-gnu/librocdxg.so")
 # A folder of a Windows driver -> its maker, by the names they give their .inf files.
-_DRIVERS = {"nv": "NVIDIA", "u0": "AMD", "iigd": "Intel", "ki": "Intel"}
+_DRIVERS = {"nv": "NVIDIA", "u0": "AMD", "iigd": "Intel"}
 
 
 def is_wsl(root: Path = Path("/")) -> bool:
