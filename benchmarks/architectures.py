@@ -84,7 +84,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--transformers", metavar="PYTHON")
     chosen = parser.parse_args()
-    entries = [e for e in catalog() if not chosen.only or any(part in e.id for part in chosen.only)]
+    entries = [
+        e for e in catalog().by_id.values() if not chosen.only or any(part in e.id for part in chosen.only)
+    ]
     if chosen.transformers:
         tables = {"transformers": "\n".join(transformers_rows(chosen.transformers, entries))}
     else:
@@ -170,7 +172,7 @@ def transformers_rows(python: str, entries: Sequence[CatalogEntry]) -> Iterator[
     answers = json.loads(done.stdout)
     same, rows = 0, []
     for entry in entries:
-        theirs, ours = answers["models"][entry.id], _as_transformers_counts(entry.spec())
+        theirs, ours = answers["models"][entry.id], _as_transformers_counts(entry)
         if "problem" in theirs:
             rows.append(f"| {entry.id} | {ours:,} | not built: {theirs['problem']} | |")
         elif theirs["parameters"] == ours:
@@ -188,10 +190,13 @@ def transformers_rows(python: str, entries: Sequence[CatalogEntry]) -> Iterator[
     yield from rows
 
 
-def _as_transformers_counts(spec: ModelSpec) -> int:
-    """With encoders and without prediction layers, which transformers does not build."""
+def _as_transformers_counts(entry: CatalogEntry) -> int:
+    """With encoders and poolers and without prediction layers, which transformers does not build."""
+    spec = entry.spec()
+    pooler = 0 if spec.generates else sum(entry.also_stated.values())
     tensors = (*spec.tensors, *(t for t in spec.beside if not t.name.startswith("mtp.")))
-    return sum(t.total_elements for t in tensors if not any(part in t.name for part in NOT_COUNTED))
+    counted = (t.total_elements for t in tensors if not any(part in t.name for part in NOT_COUNTED))
+    return sum(counted) + pooler
 
 
 if __name__ == "__main__":

@@ -17,7 +17,13 @@ from transformers.models.auto import modeling_auto
 
 SUBCONFIGS = ("vision_config", "audio_config")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-ALIASES = {"minimax_text_01": "minimax", "kimi_k2": "deepseek_v3", "mimo": "qwen2", "ministral3": "mistral3"}
+ALIASES = {
+    "gemma_embedding": "gemma3_text",
+    "minimax_text_01": "minimax",
+    "kimi_k2": "deepseek_v3",
+    "mimo": "qwen2",
+    "ministral3": "mistral3",
+}
 INNER = {"ministral3": "ministral3", "mistral3": "mistral"}  # model_type of the language model inside
 NOT_FIELDS = ("quantization_config", "architectures", "model_type", "attn_type_list")
 
@@ -39,20 +45,26 @@ def answer(config: dict[str, object]) -> dict[str, object]:
 
 def parameters(fields: dict[str, object]) -> int:
     config = built_config(fields)
-    for names in (
-        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    ):
-        if config.model_type in names:
-            break
-    else:
+    known = [mapping for mapping in mappings(fields) if config.model_type in mapping]
+    if not known:
         raise ValueError(f"no model class for {config.model_type}")
+    names = known[0]
     found = names[config.model_type]
     model_class = getattr(transformers, found if isinstance(found, str) else found[0])
     with torch.device("meta"):
         model = model_class(config)
     return sum(p.numel() for p in model.parameters())
+
+
+def mappings(fields: dict[str, object]) -> list[dict[str, object]]:
+    """Tables of classes by model type; models for embedding have no heads."""
+    if "pooling_mode" in fields:
+        return [modeling_auto.MODEL_MAPPING_NAMES]
+    return [
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_MAPPING_NAMES,
+    ]
 
 
 def built_config(fields: dict[str, object]) -> transformers.PreTrainedConfig:

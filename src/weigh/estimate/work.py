@@ -84,16 +84,19 @@ def work(spec: ModelSpec) -> Work:
 
 
 def _attention(spec: ModelSpec) -> list[AttentionWork]:
-    """Per kind of attention layer; a recurrent layer has no cache that grows."""
+    """Per kind of attention layer; a recurrent layer has no cache that grows.
+
+    A layer that reads an earlier layer's cache (Gemma 3n and 4) attends like any other. Pooled keys (DeepSeek
+    V4) are one in `pooled_every`, so a pair of tokens costs that much less.
+    """
     found = []
     for mixer in spec.mixers:
-        if mixer.kind is MixerKind.RECURRENT:
+        if mixer.kind is MixerKind.RECURRENT or not mixer.query_heads:
             continue
-        found.append(
-            AttentionWork(
-                layers=len(mixer.layers),
-                flops=2 * mixer.query_heads * (mixer.key_dim + mixer.value_dim),
-                window=mixer.window if mixer.kind is MixerKind.SLIDING else 0,
-            )
-        )
+        # keys alone serve as values too
+        flops = 2 * mixer.query_heads * (mixer.key_dim + (mixer.value_dim or mixer.key_dim))
+        window = mixer.window if mixer.kind is MixerKind.SLIDING else 0
+        found.append(AttentionWork(len(mixer.layers), flops, window))
+        if mixer.pooled_every:
+            found.append(AttentionWork(len(mixer.layers), flops // mixer.pooled_every, 0))
     return found
