@@ -41,7 +41,7 @@ def machine(calibrate: bool, doctor: bool, named: str | None, as_json: bool) -> 
 
     With --on: what is known of a device that is only named.
     """
-    if named:
+    if named is not None:
         (site,) = options.sites([named], None, None, None)
         _answer(as_json, lambda d: d.target_document(site.target), lambda s: s.show_target(site.target))
         return 0
@@ -92,7 +92,7 @@ def models(
 
     from weigh.advise.shelf import shelf
 
-    asked = options.sites([named] if named else [], vram, bandwidth, ram)
+    asked = options.sites([named] if named is not None else [], vram, bandwidth, ram)
     with _site(asked, calibrate=False) as site:
         found = shelf([Path(folder) for folder in folders], site)
         _answer(as_json, lambda d: d.shelf_document(found), lambda s: s.show_shelf(found, site))
@@ -217,7 +217,7 @@ def recommend(
         parallel=wanted.users,
         kv_type=kv_type,
     )
-    asked = options.sites([named] if named else [], vram, bandwidth, ram)
+    asked = options.sites([named] if named is not None else [], vram, bandwidth, ram)
     with _site(asked, calibrate=not no_calibrate) as site:
         answer = search(wanted, site, workload=workload, kv_type=kv_type, limit=limit)
         _answer(as_json, lambda d: d.answer_document(site, answer), lambda s: s.show_answer(site, answer))
@@ -288,7 +288,7 @@ def table(
     """Rules of thumb about model sizes, beside what is computed; where each of them misleads."""
     from weigh.advise.table import size_table
 
-    asked = options.sites([named] if named else [], vram, bandwidth, ram)
+    asked = options.sites([named] if named is not None else [], vram, bandwidth, ram)
     with _site(asked, calibrate=False) as site:
         found = size_table(site, context_tokens=context)
         _answer(as_json, lambda d: d.table_document(found), lambda s: s.show_table(found))

@@ -92,12 +92,10 @@ def _split(found: SetupEstimate) -> Grid:
 
 def _show_served(found: Served) -> None:
     """Under transformers or vLLM: what one device holds, and what that leaves room for."""
-    memory, each = found.memory, " on each device" if found.devices > 1 else ""
-    verdict = "fits" if found.fits else "does not fit"
+    memory = found.memory
     show(
         Bold(f"{found.spec.name} at {found.spec.quantization}"),
-        f" under {memory.engine} {verdict}: {interval(memory.total)} of"
-        f" {units.gib(found.available_bytes)}{each}",
+        f" under {memory.engine} {_served_verdict(found)}",
     )
     show()
     facts(site_facts(found.site))
@@ -120,6 +118,20 @@ def _show_served(found: Served) -> None:
         )
     rows += [("Arguments", " ".join(memory.arguments))] if memory.arguments else []
     facts([*rows, *(("Note", note) for note in memory.notes)])
+
+
+def _served_verdict(found: Served) -> str:
+    memory, each = found.memory, " on each device" if found.devices > 1 else ""
+    asked = f"{found.settings.context_tokens:,} tokens"
+    if found.fits:
+        return f"fits: {interval(memory.total)} of {units.gib(found.available_bytes)}{each}"
+    if memory.reserved_bytes and memory.total.value <= found.available_bytes:
+        most = memory.max_context_tokens
+        room = (
+            f"{most:,} tokens are the most" if most else "weights and activations leave no room for a token"
+        )
+        return f"does not start with a context of {asked}: {room} in {units.gib(memory.reserved_bytes)}{each}"
+    return f"does not fit: {interval(memory.total)} of {units.gib(found.available_bytes)}{each}"
 
 
 def show_comparison(found: Sequence[SetupEstimate | Served]) -> None:
