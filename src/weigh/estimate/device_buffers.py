@@ -61,6 +61,7 @@ class Part(NamedTuple):
         last: it makes the logits.
         copies: of each of its inputs; more than one when the GPUs work at the same time.
         layers_share: of all layers, how many it runs.
+        borrowed_bytes: keys and values on other devices that its layers read.
     """
 
     steps: tuple[Step, ...]
@@ -68,6 +69,7 @@ class Part(NamedTuple):
     last: bool
     copies: int = 1
     layers_share: float = 1.0
+    borrowed_bytes: int = 0
 
 
 class _Fetching(Arena):
@@ -166,6 +168,7 @@ def gpu_compute_bytes(graph: Graph, batch: Batch, masks: tuple[tuple[bool, int],
     stream = _handed(arena, graph, batch, part)
     looked_up = arena.take(int(part.copies * by_token * (1.0 if part.first else part.layers_share)))
     arena.take(graph.extra_streams * F32 * graph.hidden * batch.tokens)
+    arena.take(part.copies * part.borrowed_bytes)
     readers = [step.layer.sliding for step in part.steps]
     last_reader = {sliding: i for i, sliding in enumerate(readers)}
     for index, step in enumerate(part.steps):

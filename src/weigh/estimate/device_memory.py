@@ -29,7 +29,7 @@ from weigh.estimate.device_buffers import (
     gpu_compute_bytes,
     host_compute_bytes,
 )
-from weigh.estimate.graph import Graph, Layer, graph, representatives
+from weigh.estimate.graph import Attention, Graph, Layer, graph, representatives
 from weigh.estimate.kv_cache import Cells, cell_bytes, cells, mixer_bytes
 from weigh.estimate.memory import EMBEDDINGS, memory, runtime_bytes
 from weigh.estimate.placement import DeviceMemory, Placement
@@ -211,6 +211,19 @@ class _Spread:
         return self.graph.every_layer
 
     @cached_property
+    def lenders(self) -> tuple[tuple[int, int], ...]:
+        """Layers without keys and values of their own, each with the last of its kind that has them (Gemma 3n, 4)."""
+        last: dict[bool | None, int] = {}
+        found = []
+        for index, layer in enumerate(self.layers):
+            attention = next((m for m in layer.mixers if isinstance(m, Attention)), None)
+            if attention is not None and attention.key:
+                last[layer.sliding] = index
+            elif attention is not None and layer.sliding in last:
+                found.append((index, last[layer.sliding]))
+        return tuple(found)
+
+    @cached_property
     def matrices(self) -> tuple[tuple[tuple[str, int, bool], ...], ...]:
         """Per layer: role, bytes and whether it is of routed experts, of every matrix (and the query's bias)."""
         found: list[list[tuple[str, int, bool]]] = [[] for _ in range(self.spec.layers)]
@@ -305,7 +318,7 @@ class _Under:
         ]
 
     def _in_ram(self) -> list[Step]:
-        spread, caches = self.spread, self._cache_copies()
+        spread, caches = self.spread, self._cache_copies
         return [
             Step(
                 layer,
@@ -317,6 +330,7 @@ class _Under:
             for index, (layer, matrices) in enumerate(zip(spread.layers, spread.matrices, strict=True))
         ]
 
+    @cached_property
     def _cache_copies(self) -> dict[int, tuple[tuple[str, int], ...]]:
         """Per attention layer, keys and values as they are copied to where attention runs."""
         copies, settings = {}, self.settings
@@ -387,9 +401,15 @@ class _Under:
             own = representatives(kinds[0 if gpu == used[0] else first : end])
             steps = tuple(self.steps[kind] for kind in own)
             share = layers / self.spread.spec.layers if graph.per_layer_embedding else 1.0
-            part = Part(steps, gpu == used[0], gpu == used[-1], copies, share)
+            borrowed = self._borrowed_bytes(first, end)
+            part = Part(steps, gpu == used[0], gpu == used[-1], copies, share, borrowed)
             scratch.append(gpu_compute_bytes(graph, batch, masks, part))
         return scratch
+
+    def _borrowed_bytes(self, first: int, end: int) -> int:
+        """Keys and values of layers before `first` that layers up to `end` read instead of their own."""
+        lenders = {lender for layer, lender in self.spread.lenders if first <= layer < end and lender < first}
+        return sum(size for lender in lenders for _, size in self._cache_copies[lender])
 
     def _kinds_under(self, placement: Placement, on_host: int) -> tuple[int, ...]:
         on_gpu, with_experts_in_ram, in_ram = self.kinds
