@@ -105,6 +105,13 @@ def test_cards_come_before_integrated_ones(recorded: Recorded) -> None:
     assert [gpu.problem is None for gpu in hidden] == [True, False]
 
 
+@pytest.mark.parametrize(("mask", "left"), [("0", 1), ("0.0,0.1,1", 2), ("1,0", 2), ("7", 0)])
+def test_an_affinity_mask_may_name_tiles(recorded: Recorded, mask: str, left: int) -> None:
+    recorded("tiger_lake")
+    gpus = intel_of(recorded("arc_b580"), xe_reply((1, GIB, 0)), {"ZE_AFFINITY_MASK": mask})
+    assert len([gpu for gpu in gpus if not gpu.problem]) == left
+
+
 @pytest.mark.parametrize("reply", [b"", b"\1", xe_reply((1, GIB, 0))[:-70], b"\xff" * 8, b"\xff" * 300])
 def test_short_and_odd_replies_tell_nothing_wrong(reply: bytes) -> None:
     total, free = own_memory(reply, "xe")

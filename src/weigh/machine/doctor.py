@@ -306,9 +306,12 @@ _NVML_CALLS = (
 
 
 def _answer(ask: Callable[[], Any]) -> object:
+    """What a call answers, or the error it ends with: a refusal is an answer too."""
     try:
         return ask()
-    except Exception as error:  # NVML's own, or ctypes' where the library is older than the call
+    except (
+        Exception
+    ) as error:  # whichever: NVML's, ctypes' where a library is older than the call, the engine's
         return f"{type(error).__name__}: {error}"
 
 
@@ -407,9 +410,8 @@ def _engine(asked: _Asked) -> Seen:
 
     if asked.recorded:
         return
-    engine = default_engine()
-    yield "default_engine", engine.name
-    yield "version", engine.version()
+    yield "default_engine", _answer(lambda: default_engine().name)
+    yield "version", _answer(lambda: default_engine().version())
 
 
 def _environment(asked: _Asked) -> Seen:

@@ -17,15 +17,16 @@ def named(entries: str, names: Sequence[Sequence[str]]) -> list[int]:
     """Positions of the GPUs that a list names, in its order.
 
     Args:
-        entries: as the variable holds them: ``1,0``, ``GPU-8932f937``, "" for none.
+        entries: as the variable holds them: ``1,0``, ``GPU-8932f937``, ``0.1`` for a tile, "" for none.
         names: of each GPU its number and its unique names.
     """
     order: list[int] = []
     for entry in (part.strip() for part in entries.split(",")):
-        fits = [at for at, own in enumerate(names) if _fits(entry, own)]
-        if len(fits) != 1 or fits[0] in order:
+        whole, dot, _tile = entry.partition(".")
+        fits = [at for at, own in enumerate(names) if _fits(whole, own)]
+        if len(fits) != 1 or (fits[0] in order and not dot):
             break
-        order.append(fits[0])
+        order += [at for at in fits if at not in order]
     return order
 
 
