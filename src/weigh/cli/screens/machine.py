@@ -39,7 +39,10 @@ def _machine_facts(machine: Machine) -> list[tuple[str, str]]:
 def _gpu(gpu: Gpu) -> str:
     if gpu.problem:
         return f"{gpu.name}: {gpu.problem}"
-    return f"{gpu.name}, {units.gib(gpu.free_bytes or 0)} of {units.gib(gpu.total_bytes or 0)} free"
+    total = units.gib(gpu.total_bytes) if gpu.total_bytes else "memory unknown"
+    free = f"{units.gib(gpu.free_bytes)} of {total} free" if gpu.free_bytes is not None else total
+    shared = ", shared with the system" if gpu.unified else ""
+    return f"{gpu.name}, {free}{shared}" + "".join(f"; {note}" for note in gpu.notes)
 
 
 def _engine_line(here: Here) -> str:
