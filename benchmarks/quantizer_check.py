@@ -159,6 +159,22 @@ SMALL: dict[str, dict[str, object]] = {
         "head_dim": 64,
         "num_hidden_layers": 9,
     },
+    "an embedding model": _LLAMA
+    | {"model_type": "bert", "num_key_value_heads": 8, "type_vocab_size": 2, "num_hidden_layers": 12},
+    "an embedding model with eight experts": _LLAMA
+    | {
+        "model_type": "nomic_bert",
+        "n_embd": 256,
+        "n_head": 8,
+        "n_inner": 512,
+        "n_layer": 12,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_every_n_layers": 2,
+        "n_positions": 512,
+    },
+    "an encoder beside a decoder": _LLAMA
+    | {"model_type": "t5", "d_model": 256, "d_kv": 32, "d_ff": 512, "num_heads": 8, "num_layers": 12},
     "state spaces beside attention": _LLAMA
     | {
         "model_type": "falcon_h1",
@@ -190,6 +206,7 @@ SIZED: Mapping[str, tuple[str, dict[str, object]]] = {
     "fused attention (falcon)": ("falcon", SMALL["falcon"] | _DEEP),
     "fused attention and feed-forward": ("phi-3", SMALL["fused attention and feed-forward"] | _DEEP),
     "experts that come quantized": ("gpt-2", SMALL["experts that come quantized"] | _FLAT),
+    "an embedding model": ("bert-bge", SMALL["an embedding model"] | _DEEP),
     "parallel blocks, tied": ("command-r", _LLAMA | _FLAT | {"model_type": "cohere"}),
 }
 

@@ -332,7 +332,7 @@ class _Choice:
         wide_ends: embedding and output are Q8_0 whatever the recipe says.
         orders: layers that have a matrix of the role, in order. Feed-forwards are counted in dense models
             only, others go by layer.
-        places: of the feed-forward's last matrices, by name and layer, for the recipes that count all.
+        places: of those matrices in the file's order, by name and layer, where a layer has several.
     """
 
     recipe: str
@@ -364,7 +364,7 @@ class _Choice:
             spec.tied_embeddings,
             wide_ends,
             {role: _layers_of(spec.tensors, role) for role in _COUNTED if role in rules},
-            _places(spec.tensors) if spec.experts > 1 and recipe in _TWO_BITS else {},
+            _places(spec.tensors) if _counts_all(spec, recipe) else {},
         )
 
     def quantized(self, group: TensorGroup, role: Role) -> Iterator[TensorGroup]:
@@ -409,11 +409,12 @@ class _Choice:
     def _split(
         self, rule: Rule, role: Role, group: TensorGroup
     ) -> tuple[tuple[T | None, tuple[int, ...]], ...]:
-        if role is Role.VALUE:
-            return _split(rule, group.layers, self.orders[role], len(self.orders[role]))
-        if role is Role.DOWN and self.places:
+        count = len(self.orders[role]) if role is Role.VALUE else self.layers
+        if self.places and role in _COUNTED:
             places = tuple(self.places[group.name, layer] for layer in group.layers)
-            return _split_by_place(rule, group.layers, places, self.layers)
+            return _split_by_place(rule, group.layers, places, count)
+        if role is Role.VALUE:
+            return _split(rule, group.layers, self.orders[role], count)
         if self.experts <= 1:
             return _split(rule, group.layers, self.orders.get(role, ()), self.layers)
         return _split(rule, group.layers, (), self.layers)
@@ -431,11 +432,25 @@ def _layers_of(tensors: tuple[TensorGroup, ...], role: Role) -> tuple[int, ...]:
     return layers
 
 
+def _counts_all(spec: ModelSpec, recipe: str) -> bool:
+    """Whether matrices are counted one by one: by the smallest recipes, and in encoders beside decoders."""
+    if spec.experts > 1:
+        return recipe in _TWO_BITS
+    return any(group.name.startswith(("enc.", "dec.")) for group in spec.tensors)
+
+
 def _places(tensors: tuple[TensorGroup, ...]) -> dict[tuple[str, int], int]:
-    """The feed-forward's last matrices in file order: by layer, and by name within one."""
-    downs = [group for group in tensors if _role(group.name) is Role.DOWN]
-    ordered = sorted((layer, group.name) for group in downs for layer in group.layers)
-    return {(name, layer): i for i, (layer, name) in enumerate(ordered)}
+    """Where each matrix comes among those of its role: by layer, `enc.` and `dec.` before them, then by name."""
+    places: dict[tuple[str, int], int] = {}
+    for role in _COUNTED:
+        groups = [group for group in tensors if _role(group.name) is role]
+        ordered = sorted(
+            (layer if group.name.startswith("blk.") else -1, group.name.format(layer), group.name, layer)
+            for group in groups
+            for layer in group.layers
+        )
+        places |= {(name, layer): i for i, (_, _, name, layer) in enumerate(ordered)}
+    return places
 
 
 @lru_cache(maxsize=1024)
