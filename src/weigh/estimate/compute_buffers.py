@@ -95,6 +95,7 @@ class Batch(NamedTuple):
         tokens: the micro-batch, a multiple of `sequences`.
         rows: tokens whose logits are wanted: one per sequence in a server.
         key_rotation, value_rotation: as in `Graph`, 0 for an F16 cache.
+        scored: cells that an indexer scores for every token; 0 where attention picks none.
     """
 
     tokens: int
@@ -102,6 +103,7 @@ class Batch(NamedTuple):
     sequences: int
     key_rotation: int
     value_rotation: int
+    scored: int = 0
 
 
 def compute_bytes(graph: Graph, settings: Settings, cells: Cells) -> int:
@@ -117,12 +119,15 @@ def compute_bytes(graph: Graph, settings: Settings, cells: Cells) -> int:
     if not graph.cached:
         cells = Cells(batch.tokens, batch.tokens)
     sizes = mask_bytes(batch, cells)
+    if graph.picking[0]:
+        batch = batch._replace(scored=cells.full)
     last = _last_readers(graph.layers)
     lasting = sum(sizes[sliding] for sliding, index in last.items() if index == len(graph.layers) - 1)
     passing = tuple(
         (index, sizes[sliding]) for sliding, index in last.items() if index < len(graph.layers) - 1
     )
-    return lasting + _peak(graph, batch, passing, len(last))
+    # an indexer has a mask of its own, as large and as lasting
+    return lasting * (2 if batch.scored else 1) + _peak(graph, batch, passing, len(last))
 
 
 def largest_batch(graph: Graph, settings: Settings) -> Batch:
@@ -162,6 +167,10 @@ def _peak(graph: Graph, batch: Batch, passing: tuple[tuple[int, int], ...], cach
     wide = F32 * graph.hidden * batch.tokens
     embedded = _inputs(arena, graph, batch, caches)
     masks = [(index, arena.take(size)) for index, size in passing]
+    # zeros for the tokens each layer picks: they depend on nothing, so all are placed before the first layer
+    zeros = [
+        arena.take(F32 * min(graph.picking[1], batch.scored) * batch.tokens) for _ in range(graph.picking[0])
+    ]
     # looked up before the first layer, arranged by layer after it, and added to in each
     by_token = arena.take(F32 * graph.per_layer_embedding * batch.tokens)
     stream = arena.take(wide)
@@ -174,6 +183,8 @@ def _peak(graph: Graph, batch: Batch, passing: tuple[tuple[int, int], ...], cach
         rows = batch.rows if index == len(graph.layers) - 1 else batch.tokens
         ending = [mask for last, mask in masks if last == index]
         stream = layer_output(arena, layer, stream, graph.hidden, batch, rows, ending)
+        arena.give(*zeros[:1])
+        zeros = zeros[1:]
         if index == 0:
             projected = arena.take(by_token.size)
             arena.give(by_token)
@@ -345,29 +356,59 @@ def _copied(arena: Arena, block: Block, copied: bool = True) -> Block:
 def _latent_attended(arena: Arena, shape: LatentAttention, norm: Block, batch: Batch) -> Block:
     """MLA with the key's expansion moved to the query, so that the cached latent is attended directly.
 
-    Source: src/models/deepseek2.cpp; llama-graph.cpp `build_attn_mha` (v_mla).
+    Where an indexer picks the tokens, the query's latent and the layer's input are kept for it.
+
+    Source: src/models/deepseek2.cpp, deepseek32.cpp; llama-graph.cpp `build_attn_mha` (v_mla).
     """
     unit = F32 * batch.tokens
     heads, cached = shape.heads, shape.latent + shape.rope
+    picks = bool(shape.picked and batch.scored)
     compressed = arena.take(unit * shape.query_latent, "attn_q_a")
+    if picks:
+        arena.give(_copied(arena, _copied(arena, arena.take(unit * shape.index_dim))))
     direct = arena.take(unit * shape.query, "attn_q_b" if shape.query_latent else "attn_q")
-    arena.give(compressed)
+    if not picks:
+        arena.give(compressed)
     absorbed = arena.take(unit * heads * shape.latent, "attn_k_b")
     turned = arena.take(unit * heads * shape.rope, ROPE)
     arena.give(direct)
     query = arena.take(unit * heads * cached)
     arena.give(absorbed, turned)
     latent_and_rope = arena.take(unit * cached, "attn_kv_a_mqa")
-    arena.give(norm)
+    if not picks:
+        arena.give(norm)
     latent, rope = arena.take(unit * shape.latent), arena.take(unit * shape.rope)
     arena.give(latent_and_rope)
     key = arena.take(unit * cached)
     arena.give(latent, rope)
     arena.give(_copied(arena, key, batch.key_rotation > 0))
     query = _copied(arena, query, batch.key_rotation > 0)
+    mask = _picking_mask(arena, shape, compressed, norm, batch) if picks else _NOTHING
     attended = arena.take(unit * heads * shape.latent, KV)
-    arena.give(query)
+    arena.give(query, mask)
     return _copied(arena, _resized(arena, attended, unit * shape.output, "attn_v_b"))
+
+
+def _picking_mask(
+    arena: Arena, shape: LatentAttention, compressed: Block, norm: Block, batch: Batch
+) -> Block:
+    """A mask of its own for the layer: every cached token is scored, and only the best are let through.
+
+    Source: src/models/deepseek32.cpp, with the fused scoring that the CPU backend has; llama-graph.cpp
+    `build_attn` for `llm_graph_input_attn_k_dsa`.
+    """
+    unit = F32 * batch.tokens
+    closed = arena.take(F16 * batch.scored * batch.tokens)
+    query = arena.take(unit * shape.index_heads * shape.index_dim)
+    arena.give(compressed)
+    query = _copied(arena, _copied(arena, query))
+    weights = arena.take(unit * shape.index_heads)
+    arena.give(norm)
+    scores = arena.take(unit * batch.scored)
+    arena.give(query, weights)
+    best = _copied(arena, _resized(arena, scores, unit * min(shape.picked, batch.scored)))
+    arena.give(best)
+    return _resized(arena, closed, closed.size)
 
 
 def _convolved(arena: Arena, shape: Recurrence, batch: Batch, source: Block) -> Block:

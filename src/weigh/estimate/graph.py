@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
+from weigh.model.mixers import largest_count
 from weigh.model.spec import Mixer, MixerKind, ModelSpec, TensorGroup
 
 REPEATS_KEPT = 3  # where tensors lie repeats from layer to layer after the second of a kind
@@ -43,6 +44,7 @@ class LatentAttention(NamedTuple):
         query: heads x width of a head, with and without position.
         latent, rope: cached latent and its rotary part.
         output: heads x value width.
+        index_heads, index_dim, picked: of an indexer that picks the tokens to attend to; 0 without one.
     """
 
     heads: int
@@ -51,6 +53,9 @@ class LatentAttention(NamedTuple):
     latent: int
     rope: int
     output: int
+    index_heads: int = 0
+    index_dim: int = 0
+    picked: int = 0
 
 
 class Form(StrEnum):
@@ -123,6 +128,7 @@ class Graph:
         key_rotation, value_rotation: width of the rotation that a quantized cache brings; 0 for none.
         widest_input: most columns of any matrix.
         per_layer_embedding: width, all layers together, of embeddings that every layer adds (Gemma 3n, 4).
+        picking: layers whose attention picks its tokens, and how many each picks.
         cached: False when no layer keeps anything: the mask then covers the micro-batch alone.
         extra_streams: copies of the residual stream beside it (Gemma 3n's AltUp, predictions included).
     """
@@ -136,6 +142,7 @@ class Graph:
     widest_input: int
     per_layer_embedding: int
     extra_streams: int
+    picking: tuple[int, int] = (0, 0)
     cached: bool = True
     every_layer: tuple[Layer, ...] = ()
 
@@ -179,8 +186,16 @@ def _graph(spec: ModelSpec) -> Graph:
         per_layer_embedding=next((t.shape[0] for t in spec.tensors if t.name == PER_LAYER_EMBEDDING), 0),
         extra_streams=ALTUP_STREAMS if any(t.name == "altup_proj.weight" for t in spec.tensors) else 0,
         every_layer=layers,
+        picking=_picking(layers),
         cached=any(m.kv_heads or m.state_elements for m in spec.mixers),
     )
+
+
+def _picking(layers: Sequence[Layer]) -> tuple[int, int]:
+    picked = [
+        m.picked for layer in layers for m in layer.mixers if isinstance(m, LatentAttention) and m.picked
+    ]
+    return len(picked), max(picked, default=0)
 
 
 def _inputs(tensor: TensorGroup, spec: ModelSpec) -> int:
@@ -225,7 +240,7 @@ def _rotations(spec: ModelSpec) -> tuple[int, int]:
 def _layer(spec: ModelSpec, roles: Mapping[str, tuple[int, ...]], mixer: Mixer, iswa: bool) -> Layer:
     mixers: list[Attention | LatentAttention | Recurrence] = []
     if "attn_kv_a_mqa.weight" in roles:
-        mixers.append(_latent_attention(roles, mixer))
+        mixers.append(_latent_attention(spec, roles, mixer))
     elif mixer.kind is not MixerKind.RECURRENT and mixer.query_heads and "attn_output.weight" in roles:
         mixers.append(_attention(roles, mixer, iswa))
     if mixer.state_elements:
@@ -267,8 +282,9 @@ def _attention(roles: Mapping[str, tuple[int, ...]], mixer: Mixer, iswa: bool) -
     )
 
 
-def _latent_attention(roles: Mapping[str, tuple[int, ...]], mixer: Mixer) -> LatentAttention:
+def _latent_attention(spec: ModelSpec, roles: Mapping[str, tuple[int, ...]], mixer: Mixer) -> LatentAttention:
     latent = mixer.value_dim
+    indexed = "indexer.proj.weight" in roles
     return LatentAttention(
         heads=mixer.query_heads,
         query_latent=_rows(roles, "attn_q_a.weight"),
@@ -276,6 +292,9 @@ def _latent_attention(roles: Mapping[str, tuple[int, ...]], mixer: Mixer) -> Lat
         latent=latent,
         rope=roles["attn_kv_a_mqa.weight"][1] - latent,
         output=roles["attn_output.weight"][0],
+        index_heads=_rows(roles, "indexer.proj.weight"),
+        index_dim=_rows(roles, "indexer.attn_k.weight"),
+        picked=largest_count(spec.hyper, "attention.indexer.top_k") if indexed else 0,
     )
 
 
