@@ -4,6 +4,7 @@ python benchmarks/checkpoints.py --checks      # contradictions told about model
 python benchmarks/checkpoints.py --families    # transformers' own checkpoints in 16 bits, of each family
 python benchmarks/checkpoints.py --schemes     # quantized ones, of several families
 python benchmarks/checkpoints.py --load        # checkpoints that weigh writes, loaded by transformers
+python benchmarks/checkpoints.py --library     # sound and broken headers, given to the safetensors library too
 
 All but the first need, in the same environment as weigh:
 pip install torch==2.13.0 transformers accelerate safetensors bitsandbytes llmcompressor auto-round
@@ -13,12 +14,17 @@ Models are small and their weights random: the layout of a checkpoint does not d
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import random
 import shutil
+import struct
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +34,7 @@ from weigh.model.checkpoint import read_checkpoint
 from weigh.model.checks import contradictions
 from weigh.model.config import read_config
 from weigh.model.quantization import ALL_RECIPES, quantize
+from weigh.model.safetensors import read_header
 from weigh.model.stored_quantization import SCHEMES, checkpoint_bytes, stored
 from weigh.synth.safetensors import FAMILIES, write_checkpoint
 
@@ -112,13 +119,15 @@ QUANTIZED = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    for name in ("checks", "families", "schemes", "load"):
+    for name in ("checks", "families", "schemes", "load", "library"):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--only", nargs="*", help="model types, instead of all")
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     if arguments.checks:
         return _false_alarms()
+    if arguments.library:
+        return _compared_with_the_library()
     with tempfile.TemporaryDirectory() as temporary:
         if arguments.load:
             return _loaded(Path(temporary), arguments.only or sorted(FAMILIES & set(CONFIGS)))
@@ -338,6 +347,75 @@ def _loaded(folder: Path, model_types: list[str]) -> int:
         print(f"{model_type:18} {len(odd)} tensors missing, left over or of another shape; finite: {finite}")
     print(f"{len(model_types) - failed} of {len(model_types)} load and run")
     return 1 if failed else 0
+
+
+# --- hostile headers -----------------------------------------------------------------------------------
+
+_TYPES = {"F32": 32, "BF16": 16, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I64": 64, "BOOL": 8}
+_TYPES |= {"F4": 4, "F6_E2M3": 6, "C64": 64, "U16": 16, "X": 8}  # the last is none
+_FILES = 40_000
+
+
+class _InMemory:
+    def __init__(self, data: bytes) -> None:
+        self.path, self.data, self.size_bytes = Path("random"), data, len(data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.data[offset : offset + length]
+
+
+def _compared_with_the_library() -> int:
+    """Files that one takes and the other refuses; 1 when weigh takes any that the library refuses."""
+    from safetensors import SafetensorError, deserialize
+
+    choose = random.Random(1)
+    counts: Counter[tuple[bool, bool]] = Counter()
+    for _ in range(_FILES):
+        data = _random_file(choose)
+        try:
+            deserialize(data)
+            library = True
+        except SafetensorError:
+            library = False
+        try:
+            read_header(_InMemory(data))
+            ours = True
+        except BadInput as error:
+            ours = False
+            if library:
+                print(f"refused here alone: {error.message}")
+        counts[library, ours] += 1
+    print(f"{_FILES} files: {counts[True, True]} taken and {counts[False, False]} refused by both")
+    print(f"refused here alone: {counts[True, False]}; taken here alone: {counts[False, True]}")
+    return 1 if counts[False, True] else 0
+
+
+def _random_file(choose: random.Random) -> bytes:
+    """Up to four tensors, mostly sound: lengths, places, types, metadata or single bytes may be off."""
+    entries: dict[str, object] = {}
+    end = 0
+    for number in range(choose.randint(0, 4)):
+        dtype = choose.choice(list(_TYPES)[: None if choose.random() < 0.3 else 5])
+        shape = [choose.choice((0, 1, 2, 3, 8)) for _ in range(choose.randint(0, 3))]
+        size = prod(shape) * _TYPES[dtype] // 8 + _off(choose, 0.06)
+        start = end + _off(choose, 0.03)
+        end = start + size
+        entries[f"{choose.choice('abc')}{number}"] = {
+            **{"dtype": dtype, "shape": shape},
+            "data_offsets": [start, end],
+        }
+    if choose.random() < 0.2:
+        entries["__metadata__"] = choose.choice(({"a": "b"}, {"a": 1}, {}, None, "x"))
+    pairs = list(entries.items())
+    choose.shuffle(pairs)
+    text = bytearray(json.dumps(dict(pairs)).encode() + b" " * choose.choice((0, 3)))
+    if choose.random() < 0.15:
+        text[choose.randrange(len(text))] = choose.choice(b'{}[]",:0123456789 aE\x00\xff')
+    return struct.pack("<Q", len(text)) + text + bytes(max(0, end + _off(choose, 0.04)))
+
+
+def _off(choose: random.Random, share: float) -> int:
+    return choose.choice((-1, 1, 8)) if choose.random() < share else 0
 
 
 if __name__ == "__main__":
