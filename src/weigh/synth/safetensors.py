@@ -11,6 +11,7 @@ import random
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def write_checkpoint(
     shards = list(_shards(tensors, shard_bytes))
     names = [_file_name(number, len(shards)) for number in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards, strict=True):
-        _write_file(folder / name, shard, random.Random(seed) if weights else None)
+        _write_file(folder / name, shard, seed if weights else None)
     total_bytes = sum(tensor.bytes for tensor in tensors)
     if len(shards) > 1:
         places = {t.name: name for name, shard in zip(names, shards, strict=True) for t in shard}
@@ -209,7 +210,7 @@ def _plain(group: TensorGroup) -> GgmlType:
 _POOL = 1 << 16  # weights that are repeated: speed and memory do not depend on what they say
 
 
-def _write_file(path: Path, tensors: list[_Tensor], choose: random.Random | None) -> None:
+def _write_file(path: Path, tensors: list[_Tensor], seed: int | None) -> None:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in tensors:
@@ -220,15 +221,16 @@ def _write_file(path: Path, tensors: list[_Tensor], choose: random.Random | None
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        pools = {} if choose is None else {kind: _pool(kind, choose) for kind in _DTYPES}
-        for tensor in tensors if choose is not None else ():
-            for chunk in _chunks(tensor, pools[tensor.type]):
+        for tensor in tensors if seed is not None else ():
+            for chunk in _chunks(tensor, _pool(tensor.type, seed or 0)):
                 file.write(chunk)
         file.truncate(8 + len(text) + end)
 
 
-def _pool(kind: GgmlType, choose: random.Random) -> bytes:
+@lru_cache(maxsize=4)
+def _pool(kind: GgmlType, seed: int) -> bytes:
     """Weights from -0.04 to 0.04, as trained ones are."""
+    choose = random.Random(seed)
     return b"".join(_number(choose.uniform(-0.04, 0.04), kind) for _ in range(_POOL))
 
 
