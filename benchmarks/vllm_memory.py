@@ -134,7 +134,7 @@ RUNS = (
     Run(
         "LiquidAI/LFM2-350M",
         "Lfm2ForCausalLM",
-        extra={**TOKENS, "block_auto_adjust_ff_dim": False, "block_ff_dim": 4608},
+        extra={**TOKENS, "block_auto_adjust_ff_dim": False, "block_ff_dim": 4608, "conv_dim": 1024},
     ),
     Run("state-spaces/mamba-130m-hf", "MambaForCausalLM", extra=TOKENS),
 )

