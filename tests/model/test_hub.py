@@ -150,7 +150,7 @@ def test_gguf_files_are_listed_with_their_sizes_and_without_projectors(hub: Hub)
 def test_several_files_ask_for_a_choice(hub: Hub) -> None:
     with pytest.raises(SeveralModels) as caught:
         read("org/tiny-GGUF")
-    assert str(caught.value) == "org/tiny-GGUF holds 2 GGUF models: `Q8_0` 0.7 MiB, `Q4_K_M` 11.1 MiB"
+    assert str(caught.value) == "org/tiny-GGUF holds 2 GGUF models: `Q8_0` 727.9 KiB, `Q4_K_M` 11.1 MiB"
     assert caught.value.hint == "choose one: `hf:org/tiny-GGUF:Q8_0`"
     assert len(caught.value.variants) == 2
 

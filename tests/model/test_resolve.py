@@ -204,7 +204,7 @@ def test_the_catalog_goes_before_the_cache_unless_the_place_is_said(places: Path
     [
         ("ollama:tiny", "did you mean `ollama:tiny:1b`"),
         ("lmstudio:tyni", "did you mean `lmstudio:pub/Tiny-GGUF`"),
-        ("lmstudio:tiny", "pub/Tiny-GGUF holds 2 GGUF models: `Q4_K_M` 0.7 MiB, `Q8_0` 0.7 MiB"),
+        ("lmstudio:tiny", "pub/Tiny-GGUF holds 2 GGUF models: `Q4_K_M` 727.9 KiB, `Q8_0` 0.7 MiB"),
         ("lmstudio:tiny:Q5_K_M", "did you mean `Q4_K_M`"),
         ("hf:org/mine:Q4_K_X", "unknown quantization `Q4_K_X`; did you mean"),
         ("hf:org/mime", "forbids to ask the hub; did you mean `hf:org/mine`"),

@@ -87,7 +87,7 @@ def run_trial(
         raise EngineMissing("no engine is installed", hint="pip install xllamacpp")
     spec = estimated.spec
     with ExitStack() as stack:
-        file, basis = spec.file, Basis.MEASURED
+        file, basis = (spec.file if spec.format == "gguf" else None), Basis.MEASURED
         if file is None:
             basis = Basis.TEST_DRIVEN
             progress("writing a file of the true shapes", 0.0)
