@@ -199,7 +199,7 @@ def _answer(command: Sequence[str | Path], **environment: str) -> Any:
 class Hub:
     """Repositories that whichllm and hf-mem ask for, made when a question is about them.
 
-    `listing` is what a list of models shows: the one that is asked for.
+    There is one model at a time. `listing` is what a list of models shows: its GGUF repository.
     """
 
     folder: Path
@@ -210,8 +210,7 @@ class Hub:
     def add(self, question: Question) -> tuple[str, str]:
         """Ids of the original and of its GGUF repository. Files have all of their header and no weights."""
         entry, spec = question.entry, question.spec
-        total = spec.parameters
-        config = {**entry.config, "architectures": [_architecture(entry)]}
+        config = _published_config(entry)
         origin, derived = entry.id, f"{entry.id}-GGUF"
         path = self.folder / origin
         path.mkdir(parents=True, exist_ok=True)
@@ -220,10 +219,14 @@ class Hub:
         file = self.folder / derived / f"{entry.id.split('/')[1]}.{_said(question)}.gguf"
         file.parent.mkdir(exist_ok=True)
         size = write_gguf(spec, file, weights=False)
-        self.cards[origin] = {"config": config, "safetensors": {"total": entry.stated_total}}
+        self.cards = {origin: {"config": config, "safetensors": {"total": entry.stated_total}}}
         self.cards[derived] = {
             "config": config,
-            "gguf": {"total": total, "architecture": spec.architecture, "context_length": spec.context_train},
+            "gguf": {
+                "total": spec.parameters,
+                "architecture": spec.architecture,
+                "context_length": spec.context_train,
+            },
             "siblings": [{"rfilename": file.name, "size": size}],
             "cardData": {"base_model": origin},
         }
@@ -233,9 +236,11 @@ class Hub:
         return {"id": repo, "downloads": 1000, "createdAt": "2025-01-01T00:00:00Z", **self.cards[repo]}
 
 
-def _architecture(entry: CatalogEntry) -> str:
-    named = entry.config.get("architectures")
-    return named[0] if isinstance(named, list) else f"{str(entry.config['model_type']).title()}ForCausalLM"
+def _published_config(entry: CatalogEntry) -> dict[str, object]:
+    """As its makers wrote it: the catalog adds kinds of layers, which of these models only gpt-oss lists."""
+    model_type = str(entry.config["model_type"])
+    named = {"architectures": [f"{model_type.title()}ForCausalLM"], **entry.config}
+    return {k: v for k, v in named.items() if k != "layer_types" or model_type == "gpt_oss"}
 
 
 def _no_tensors() -> bytes:
@@ -371,9 +376,16 @@ def ask_whichllm(question: Question, hub: Hub) -> float:
     with tempfile.TemporaryDirectory() as home:  # its cache of models
         place = {"HF_ENDPOINT": hub.endpoint, "XDG_CACHE_HOME": home, "HOME": home, "COLUMNS": "200"}
         if question.asks in ("file", "kv"):
-            command = [bin_folder / "python", "-c", WHICHLLM, origin, _said(question), context]
+            command: list[str | Path] = [
+                bin_folder / "python",
+                "-c",
+                WHICHLLM,
+                origin,
+                _said(question),
+                context,
+            ]
             return float(_answer(command, **place)[question.asks])
-        program = [bin_folder / "whichllm"]
+        program: list[str | Path] = [bin_folder / "whichllm"]
         if question.asks == "total":
             words = ["plan", origin, "--quant", question.quant, "--context-length", context, "--json"]
             return float(_answer([*program, *words], **place)["vram_by_quant"][question.quant]["vram_bytes"])
@@ -383,6 +395,7 @@ def ask_whichllm(question: Question, hub: Hub) -> float:
         found = _answer([*program, *words], **place)["models"]
     if not found:
         raise NoAnswer("ranks the model out")
+    assert found[0]["model_id"] in (origin, derived)
     return float(found[0]["estimated_tok_per_sec"])
 
 
@@ -479,11 +492,10 @@ def section(rows: Sequence[Row]) -> str:
         "| | weigh | llmfit | whichllm | hf-mem |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for name, some in (
-        ("memory (11)", [row for row in rows if row.question.of_memory]),
-        ("speed (9)", [row for row in rows if not row.question.of_memory]),
-        ("all (20)", list(rows)),
-    ):
+    memory = [row for row in rows if row.question.of_memory]
+    speed = [row for row in rows if not row.question.of_memory]
+    for what, some in (("memory", memory), ("speed", speed), ("all", list(rows))):
+        name = f"{what} ({len(some)})"
         lines += [f"| {name}: answered | {_cells(some, _answered)} |"]
         lines += [f"| {name}: median error | {_cells(some, _median)} |"]
         lines += [f"| {name}: worst | {_cells(some, _worst)} |"]
