@@ -258,12 +258,12 @@ def _eager_scores_bytes(widths: _Widths, step: _Pass, on_cpu: bool) -> int:
 
 def _plain_scores_bytes(widths: _Widths, step: _Pass) -> int:
     """`sdpa` on a CPU where keys and values differ in width: everything in float32, scores before and after
-    the mask is added.
+    the softmax, and that in half precision.
 
     Source: ATen/native/transformers/attention.cpp `_scaled_dot_product_attention_math`.
     """
     copies = FLOAT * (2 * widths.query * step.rows + step.batch * step.keys * (widths.query + widths.value))
-    return widths.heads * step.scores * 2 * FLOAT + 2 * FLOAT * step.new * step.keys + copies
+    return widths.heads * step.scores * (2 * FLOAT + HALF) + FLOAT * step.new * step.keys + copies
 
 
 def _masked_bytes(widths: _Widths, step: _Pass, keys_values: int, code: _Code) -> int:
@@ -470,6 +470,7 @@ class _Held(NamedTuple):
     activations: int
     tables: int
     hidden_state: int
+    copied: int
     notes: tuple[str, ...]
 
 
@@ -501,9 +502,10 @@ def _held(spec: ModelSpec, workload: _Workload, code: _Code) -> _Held:
     return _Held(
         weights=_weights_bytes(spec, in_blocks=not code.on_cpu, by_expert=not version.experts_at_once),
         kv_cache=caches[1],
-        activations=max(caches[0] + prefill, caches[1] + decode, _tied_copy_bytes(spec, code)) - caches[1],
+        activations=max(caches[0] + prefill, caches[1] + decode, _load_bytes(spec, code)) - caches[1],
         tables=_tables_bytes(spec, version) + _buffer_bytes(spec),
         hidden_state=HALF * widths.hidden * workload.prefill.rows,
+        copied=sum(_held_bytes(spec, t) * t.count for t in _merged(spec, version)),
         notes=_notes(spec),
     )
 
@@ -513,11 +515,21 @@ def _buffer_bytes(spec: ModelSpec) -> int:
     return HALF * _widths(spec).matrix if "GPTQ" in spec.quantization.upper() else 0
 
 
-def _tied_copy_bytes(spec: ModelSpec, code: _Code) -> int:
-    """See `Release.loads_tied_output`."""
-    if not (code.release.loads_tied_output and spec.tied_embeddings and "AWQ" in spec.quantization.upper()):
-        return 0
-    return sum(t.total_bytes for t in spec.tensors if t.name == "token_embd.weight")
+def _load_bytes(spec: ModelSpec, code: _Code) -> int:
+    """The most that loading holds beside the weights: see `Release.loads_tied_output`; or the gates and the
+    inputs of a layer's experts, each stacked, beside the tensor that both are put into.
+
+    Source of the second: core_model_loading.py; a layer's worth was measured (docs/memory_transformers.md).
+    """
+    tied = sum(t.total_bytes for t in spec.tensors if t.name == "token_embd.weight" and spec.tied_embeddings)
+    awq = code.release.loads_tied_output and "AWQ" in spec.quantization.upper()
+    merged = [t for t in _merged(spec, code.release) if "ffn_down" not in t.name]
+    return max(tied * awq, sum(_held_bytes(spec, t) for t in merged))
+
+
+def _merged(spec: ModelSpec, release: Release) -> list[TensorGroup]:
+    """Experts that lie one by one in a checkpoint and are put together, so that they are copies."""
+    return [t for t in spec.tensors if t.experts and release.experts_at_once and not t.type.quantized]
 
 
 def _notes(spec: ModelSpec) -> tuple[str, ...]:
@@ -574,5 +586,5 @@ def _on_cpu(held: _Held) -> EngineMemory:
             "docs/memory_transformers.md",
         ),
         notes=(*held.notes, "the tokenizer is not counted"),
-        mapped_bytes=held.weights + PROGRAM_BYTES,
+        mapped_bytes=held.weights - held.copied + PROGRAM_BYTES,
     )
