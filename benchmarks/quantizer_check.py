@@ -488,8 +488,8 @@ def _by_role(types: Types) -> dict[str, str]:
     """``{"blk.{}.attn_v.weight": "Q4_K 1 2, Q6_K 0 3", "output.weight": "Q6_K"}``, without the F32 ones."""
     layers: dict[str, dict[str, list[int]]] = {}
     for name, type in types.items():
-        layer = re.match(r"blk\.(\d+)\.", name)
-        role = re.sub(r"^blk\.\d+\.", "blk.{}.", name)
+        layer = re.search(r"\bblk\.(\d+)\.", name)
+        role = re.sub(r"\bblk\.\d+\.", "blk.{}.", name)
         layers.setdefault(role, {}).setdefault(type, []).extend([int(layer[1])] if layer else [])
     return {
         role: ", ".join(" ".join(map(str, (type, *sorted(found[type])))) for type in sorted(found))

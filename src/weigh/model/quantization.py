@@ -440,10 +440,13 @@ def _counts_all(spec: ModelSpec, recipe: str) -> bool:
 
 
 def _places(tensors: tuple[TensorGroup, ...]) -> dict[tuple[str, int], int]:
-    """Where each matrix comes among those of its role: by layer, `enc.` and `dec.` before them, then by name."""
+    """Where each matrix comes among those of its role: by layer, `enc.` and `dec.` before them, then by name.
+
+    What comes quantized and stays so is not counted: the tool is told its format, and does not ask its rules.
+    """
     places: dict[tuple[str, int], int] = {}
     for role in _COUNTED:
-        groups = [group for group in tensors if _role(group.name) is role]
+        groups = [group for group in tensors if _role(group.name) is role and not group.type.quantized]
         ordered = sorted(
             (layer if group.name.startswith("blk.") else -1, group.name.format(layer), group.name, layer)
             for group in groups
