@@ -204,3 +204,10 @@ def test_a_hopper_card_keeps_a_larger_workspace() -> None:
         spec, prompt_tokens=1, output_tokens=2048, device=H20, version=release("4.51.3")
     )
     assert ours.allocated_bytes / MIB == pytest.approx(15947, rel=0.005)  # published
+
+
+def test_a_model_of_recurrent_layers_alone_keeps_states_whatever_the_length() -> None:
+    spec = named("state-spaces/mamba-130m-hf")
+    short, long = (transformers_memory(spec, prompt_tokens=n, output_tokens=1) for n in (16, 1600))
+    assert short.kv_cache_bytes == long.kv_cache_bytes > 0
+    assert "recurrent" in short.notes[0]

@@ -116,9 +116,9 @@ class _Widths(NamedTuple):
 def _widths(spec: ModelSpec) -> _Widths:
     shapes = {tensor.name.removeprefix("blk.{}."): tensor.shape for tensor in spec.tensors}
     attended = [m for m in spec.mixers if m.query_heads]
-    query, value, expanded = (
-        max(w, default=0) for w in zip(*(_head_widths(spec, m) for m in attended), strict=True)
-    )
+    nothing = (0, 0, 0)  # a model of recurrent layers alone has no heads
+    heads = zip(nothing, *(_head_widths(spec, m) for m in attended), strict=True)
+    query, value, expanded = (max(widths) for widths in heads)
     return _Widths(
         hidden=spec.hidden,
         vocab=spec.vocab,
