@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from weigh.errors import BadInput
-from weigh.model.spec import ENCODERS, HyperValue, Mixer, MixerKind, Scalar
+from weigh.model.spec import TEXT_ENCODERS, HyperValue, Mixer, MixerKind, Scalar
 
 MOST = 1 << 31  # a hyperparameter beyond it is damage, not a model
 
@@ -79,7 +79,7 @@ _ATTENTION_INTERVAL: Mapping[str, int] = {
     "minimax-01": 8,
 }
 _BOTH_IN_EVERY_LAYER = frozenset({"falcon-h1"})
-_NO_CACHE = ENCODERS | {"dream", "llada", "llada-moe", "rnd1"}  # diffusion models too see a text at once
+_NO_CACHE = TEXT_ENCODERS | {"dream", "llada", "llada-moe", "rnd1"}  # diffusion models too see a text at once
 _OWN_KV_LAYERS: Mapping[str, int] = {"gemma3n": 20}  # later layers read the cache of an earlier one
 
 

@@ -69,7 +69,7 @@ class TensorGroup:
 
 
 # llama.cpp's names of architectures that read a text at once, both ways
-ENCODERS = frozenset(
+TEXT_ENCODERS = frozenset(
     {"bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3"}
     | {"eurobert", "gemma-embedding", "t5encoder", "llama-embed"}
 )
@@ -157,7 +157,7 @@ class ModelSpec:
     @property
     def generates(self) -> bool:
         """Whether it writes text token by token; embedding models give one vector, and keep no cache."""
-        return self.architecture not in ENCODERS and not self.hyper.get("pooling_type")
+        return self.architecture not in TEXT_ENCODERS and not self.hyper.get("pooling_type")
 
     @property
     def tied_embeddings(self) -> bool:
