@@ -102,7 +102,6 @@ RUNS = (
         changes={"num_hidden_layers": 14},
         extra=TOKENS,
     ),
-    Run(LLAMA, "LlamaForCausalLM", changes={"num_hidden_layers": 8}, extra=TOKENS),
     Run(LLAMA, "LlamaForCausalLM", tensor_parallel=2, changes={"num_hidden_layers": 8}, extra=TOKENS),
     Run("google/gemma-3-1b-it", "Gemma3ForCausalLM", max_model_len=32768, extra=GELU),
     Run(GEMMA_2, "Gemma2ForCausalLM", max_model_len=8192, changes={"num_hidden_layers": 9}, extra=GELU),
@@ -112,7 +111,6 @@ RUNS = (
         changes={"num_hidden_layers": 2, "intermediate_size": 1024},
         extra=TOKENS,
     ),
-    Run("Qwen/Qwen3-30B-A3B", "Qwen3MoeForCausalLM", changes={"num_hidden_layers": 1}, extra=TOKENS),
     Run(
         "deepseek-ai/DeepSeek-V2-Lite",
         "DeepseekV2ForCausalLM",
@@ -130,11 +128,6 @@ RUNS = (
         "GraniteMoeHybridForCausalLM",
         changes={"num_hidden_layers": 8},
         extra=TOKENS,
-    ),
-    Run(
-        "LiquidAI/LFM2-350M",
-        "Lfm2ForCausalLM",
-        extra={**TOKENS, "block_auto_adjust_ff_dim": False, "block_ff_dim": 4608, "conv_dim": 1024},
     ),
     Run("state-spaces/mamba-130m-hf", "MambaForCausalLM", extra=TOKENS),
 )
