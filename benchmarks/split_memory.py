@@ -63,14 +63,6 @@ MODELS = (
     "deepseek-ai/DeepSeek-V2-Lite",  # MLA, experts
     "Qwen/Qwen3-Next-80B-A3B-Instruct",  # linear attention, experts
 )
-# what Vulkan does not do and CUDA does, so that its layout is none of CUDA's
-NOT_ON_VULKAN = {
-    "mamba": "Mamba's scan",
-    "jamba": "Mamba's scan",
-    "nemotron_h": "Mamba 2's scan with groups",
-    "nemotron_h_moe": "Mamba 2's scan with groups",
-}
-# a few of each kind: what is the same for all sizes of a family is laid out once
 LARGEST_FILE_PARAMETERS = 250e9
 
 
@@ -202,6 +194,7 @@ def _shim(folder: Path) -> Path | None:
 _COMPUTE = re.compile(r"sched_reserve: +(\S+) compute buffer size = +([\d.]+) MiB")
 _ROW = re.compile(r"breakdown_print: \|   - (\S+) .*?(\d+) = +(\d+) \+ +(\d+) \+ +(\d+)")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers")
+_SPLITS = re.compile(r"sched_reserve: graph.*?splits = (\d+)")
 _MODEL = re.compile(r"load_tensors: +(\S+) model buffer size = +([\d.]+) MiB")
 _KV = re.compile(r"(?:llama_kv_cache|llama_memory_recurrent)\S*: +(\S+) \w+ buffer size = +([\d.]+) MiB")
 
@@ -219,10 +212,22 @@ def said(log: str) -> dict[str, Said]:
 # --- the comparison -------------------------------------------------------------------------------------
 
 
-def weighed(
-    spec: ModelSpec, case: Case, server: Server, model: Path
-) -> tuple[tuple[DeviceMemory, ...], dict[str, Said], str]:
-    """Ours, theirs, and how many layers they say are on GPUs."""
+@dataclass(frozen=True)
+class Weighed:
+    """One case, from both sides.
+
+    Attributes:
+        offloaded: layers on GPUs, of all, as the engine says it.
+        parts: how often the graph changes device.
+    """
+
+    ours: tuple[DeviceMemory, ...]
+    theirs: dict[str, Said]
+    offloaded: str
+    parts: int
+
+
+def weighed(spec: ModelSpec, case: Case, server: Server, model: Path) -> Weighed:
     target = _target(len(case.layers))
     everywhere = (0,) * (len(target.gpus) + 1)
     ours = placed_memory(spec, case.settings, target, case.placement, available=everywhere)
@@ -230,8 +235,9 @@ def weighed(
     if len(case.layers) == 1:  # the other device is to be left alone
         given = (*given, "-sm", "none", "-mg", "0")
     log = server.log(model, given)
-    offloaded = _OFFLOADED.search(log)
-    return ours, said(log), "/".join(offloaded.groups()) if offloaded else "?"
+    offloaded, parts = _OFFLOADED.search(log), _SPLITS.search(log)
+    layers = "/".join(offloaded.groups()) if offloaded else "?"
+    return Weighed(ours, said(log), layers, int(parts[1]) if parts else 0)
 
 
 def _target(gpus: int) -> Target:
@@ -265,10 +271,11 @@ def detailed_rows(server: Server) -> Iterator[str]:
         spec = quantize(catalog().by_id[name].spec(), RECIPE)
         with synthetic_file(spec, server.folder, weights=False) as model:
             for case in cases(spec):
-                ours, theirs, offloaded = weighed(spec, case, server, model)
-                for memory in ours:
-                    if memory.device in theirs:
-                        yield _row(name, spec, case, offloaded, memory, theirs[memory.device])
+                found = weighed(spec, case, server, model)
+                for memory in found.ours:
+                    if memory.device in found.theirs:
+                        theirs = found.theirs[memory.device]
+                        yield _row(name, spec, case, found.offloaded, memory, theirs)
 
 
 def _row(name: str, spec: ModelSpec, case: Case, offloaded: str, memory: DeviceMemory, theirs: Said) -> str:
@@ -305,28 +312,32 @@ def architecture_rows(server: Server) -> Iterator[str]:
     yield "| --- | --- | --: | --: | --: | --- |"
     for architecture, name in sorted(_smallest_of_each().items()):
         spec = quantize(catalog().by_id[name].spec(), RECIPE)
-        totals, scratches = [], []
         with synthetic_file(spec, server.folder, weights=False) as model:
-            for case in list(cases(spec))[2:]:  # those on two GPUs, and with experts in RAM
-                ours, theirs, _ = weighed(spec, case, server, model)
-                for memory in ours:
-                    if memory.device not in theirs:
-                        continue
-                    mine, other = _comparable(memory, spec, case), theirs[memory.device]
-                    totals.append(100 * (mine.total / other.total - 1))
-                    scratches.append(100 * (mine.compute / other.compute - 1) if other.compute else 0.0)
-        if not totals:
-            yield f"| {architecture} | {name.split('/')[1]} | 0 | | | the engine refuses the file |"
-            continue
-        yield (
-            f"| {architecture} | {name.split('/')[1]} | {len(totals)} | {max(totals, key=abs):+.2f} % "
-            f"| {max(scratches, key=abs):+.1f} % | {_remark(architecture)} |"
-        )
+            chosen = list(cases(spec))[2:]  # those on two GPUs, and with experts in RAM
+            found = [(case, weighed(spec, case, server, model)) for case in chosen]
+        yield f"| {architecture} | {name.split('/')[1]} | {_worst(spec, found)} | {_remark(found)} |"
 
 
-def _remark(architecture: str) -> str:
-    missing = NOT_ON_VULKAN.get(architecture)
-    return f"Vulkan leaves {missing} to the processor" if missing else ""
+def _worst(spec: ModelSpec, found: Sequence[tuple[Case, Weighed]]) -> str:
+    totals, scratches = [], []
+    for case, sides in found:
+        for memory in sides.ours:
+            if (other := sides.theirs.get(memory.device)) is None:
+                continue
+            mine = _comparable(memory, spec, case)
+            totals.append(100 * (mine.total / other.total - 1))
+            scratches.append(100 * (mine.compute / other.compute - 1) if other.compute else 0.0)
+    if not totals:
+        return "0 | |"
+    return f"{len(totals)} | {max(totals, key=abs):+.2f} % | {max(scratches, key=abs):+.1f} %"
+
+
+def _remark(found: Sequence[tuple[Case, Weighed]]) -> str:
+    """With all layers on two GPUs, the graph has three parts: embeddings, and each GPU's layers."""
+    whole = found[0][1]
+    if not whole.theirs:
+        return "the engine refuses the file"
+    return "Vulkan leaves operations to the processor" if whole.parts > len(whole.ours) else ""
 
 
 def _smallest_of_each() -> dict[str, str]:
@@ -439,7 +450,7 @@ def _ratio(row: dict[str, str]) -> float | None:
 def _catalog_id(model: str) -> str | None:
     """The catalog's model that a repackaged one is of, by its name without marks of packagers."""
     bare = {_PUBLISHERS.sub("", entry.id.split("/")[1]).lower(): entry.id for entry in catalog()}
-    return bare.get(_PUBLISHERS.sub("", model.split("/")[-1]).lower())
+    return bare.get(_PUBLISHERS.sub("", model.rsplit("/", maxsplit=1)[-1]).lower())
 
 
 if __name__ == "__main__":
