@@ -302,7 +302,7 @@ def published_table() -> Iterator[str]:
     yield ""
     yield _summary("Text models", of_text)
     yield ""
-    yield _summary("With an encoder, which is not counted", of_more)
+    yield _summary("Models that also see", of_more)
 
 
 def published() -> Iterator[tuple[dict[str, str], EngineMemory, EngineMemory]]:
