@@ -242,6 +242,8 @@ def layer_output(
         return stream
     norm = arena.take(F32 * hidden * rows)
     out = _feed_forward(arena, layer.feed_forward, norm, hidden, rows)
+    if layer.stream_first:
+        stream, out = out, stream
     arena.give(stream)
     return out
 

@@ -53,7 +53,7 @@ class Step(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What one GPU runs. All but the first part are handed the residual stream and its first norm.
+    """What one GPU runs. All but the first part are handed the residual stream and its first norm, if there is one.
 
     Attributes:
         steps: in order; a few of each kind stand for all.
@@ -62,6 +62,7 @@ class Part(NamedTuple):
         copies: of each of its inputs; more than one when the GPUs work at the same time.
         layers_share: of all layers, how many it runs.
         borrowed_bytes: keys and values on other devices that its layers read.
+        normed: its layers begin with a norm.
     """
 
     steps: tuple[Step, ...]
@@ -70,6 +71,7 @@ class Part(NamedTuple):
     copies: int = 1
     layers_share: float = 1.0
     borrowed_bytes: int = 0
+    normed: bool = True
 
 
 class _Fetching(Arena):
@@ -218,7 +220,7 @@ def _handed(arena: _Fetching, graph: Graph, batch: Batch, part: Part) -> Block:
     wide, copies = F32 * graph.hidden * batch.tokens, part.copies
     fetching = part.steps[0].in_ram
     # the branch of a batch that mixes tokens and embeddings is laid out too; one tensor of it stays
-    early = [arena.take(copies * wide)]
+    early = [arena.take(copies * wide)] if part.first or part.normed else []
     stream = Block(0, 0)
     if part.first:
         early.append(arena.take(copies * wide))

@@ -211,6 +211,11 @@ class _Spread:
         return self.graph.every_layer
 
     @cached_property
+    def normed(self) -> bool:
+        """Whether layers begin with a norm (those of OLMo 2 and EXAONE 4 end with it)."""
+        return any(tensor.name == "blk.{}.attn_norm.weight" for tensor in self.spec.tensors)
+
+    @cached_property
     def lenders(self) -> tuple[tuple[int, int], ...]:
         """Layers without keys and values of their own, each with the last of its kind that has them (Gemma 3n, 4)."""
         last: dict[bool | None, int] = {}
@@ -402,7 +407,9 @@ class _Under:
             steps = tuple(self.steps[kind] for kind in own)
             share = layers / self.spread.spec.layers if graph.per_layer_embedding else 1.0
             borrowed = self._borrowed_bytes(first, end)
-            part = Part(steps, gpu == used[0], gpu == used[-1], copies, share, borrowed)
+            first_of_all, last_of_all = gpu == used[0], gpu == used[-1]
+            normed = self.spread.normed
+            part = Part(steps, first_of_all, last_of_all, copies, share, borrowed, normed)
             scratch.append(gpu_compute_bytes(graph, batch, masks, part))
         return scratch
 

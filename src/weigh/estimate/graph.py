@@ -110,12 +110,14 @@ class Layer(NamedTuple):
         mixers: none, one, or attention and a state side by side.
         sliding: reads the mask of the sliding layers; None when it reads none.
         parallel: the feed-forward part reads the mixer's input instead of its output.
+        stream_first: the sum with the feed-forward part overwrites the stream instead of that part (phi3.cpp).
     """
 
     mixers: tuple[Attention | LatentAttention | Recurrence, ...]
     feed_forward: FeedForward
     sliding: bool | None
     parallel: bool = False
+    stream_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -251,6 +253,7 @@ def _layer(spec: ModelSpec, roles: Mapping[str, tuple[int, ...]], mixer: Mixer, 
         _feed_forward(spec, roles),
         mixer.kind is MixerKind.SLIDING if attends else None,
         parallel=_is_parallel(roles),
+        stream_first=spec.architecture in ("phi3", "phimoe"),
     )
 
 
