@@ -38,9 +38,8 @@ def answer(config: dict[str, object]) -> dict[str, object]:
     try:
         return {"parameters": parameters(config)}
     except Exception as error:  # whatever a model class may raise: it is reported, not hidden
-        return {
-            "problem": f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
-        }
+        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return {"problem": "it has no such class" if "Unrecognized model" in said else said[:90]}
 
 
 def parameters(fields: dict[str, object]) -> int:
