@@ -192,3 +192,22 @@ def test_a_device_is_shown_with_what_was_assumed(capsys: pytest.CaptureFixture[s
     found = answer(capsys, "machine", "--on", "2x RTX 3090, 64GB")
     assert len(found["gpus"]) == 2
     assert figures(found) == []
+
+
+def test_embedding_models_have_memory_but_no_speed(
+    capsys: pytest.CaptureFixture[str], calibrated: Here
+) -> None:
+    found = answer(capsys, "fit", "bge-m3")
+    assert found["speed"] is None
+    assert found["memory"]["kv_cache_bytes"]["value"] == 0
+    code, _, err = ask(capsys, "try", "bge-m3")
+    assert code == 2
+    assert "writes no tokens" in err.splitlines()[-1]
+
+
+def test_the_doctor_says_what_each_probe_saw(capsys: pytest.CaptureFixture[str], store: Store) -> None:
+    found = answer(capsys, "machine", "--doctor")["findings"]
+    assert {"system", "cpu", "memory", "disk", "engine"} <= {one["probe"] for one in found}
+    code, out, _ = ask(capsys, "machine", "--doctor")
+    assert code == 0
+    assert str(Path.home() / ".cache") not in out

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from weigh.bench.drive import Drive, Progress, drive, relative_spread
 from weigh.bench.here import Here, scratch_folder
 from weigh.engines.engine import Limits
-from weigh.errors import EngineMissing
+from weigh.errors import EngineMissing, NotSupported
 from weigh.estimate.setup import SetupEstimate
 from weigh.figure import Basis, Figure
 from weigh.store import Store
@@ -81,11 +81,14 @@ def run_trial(
 
     Raises:
         EngineError: the engine failed, or there is none.
+        NotSupported: an embedding model.
         NoSpace: the disk has no room for the synthetic file.
     """
     if here.engine is None:
         raise EngineMissing("no engine is installed", hint="pip install xllamacpp")
     spec = estimated.spec
+    if not spec.generates:
+        raise NotSupported(f"{spec.name} is an embedding model: it writes no tokens to test-drive")
     with ExitStack() as stack:
         file, basis = (spec.file if spec.format == "gguf" else None), Basis.MEASURED
         if file is None:

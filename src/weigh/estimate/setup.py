@@ -164,6 +164,8 @@ def _speed(
     process: MemoryEstimate | None,
 ) -> SpeedEstimate | None:
     """From this machine's calibration where the host does everything, else from what is known of the devices."""
+    if not spec.generates:
+        return None  # it writes no tokens; an encoder's pass over a text is not estimated
     if site.calibration is not None and not placement.on_gpu:
         return speed(
             work(spec),

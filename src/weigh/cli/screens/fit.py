@@ -38,7 +38,7 @@ def show_fit(found: SetupEstimate | Served, layout: Layout | None, *, asked: str
         facts(_layout_facts(found, layout))
     show()
     facts(_speed_facts(found))
-    if found.fits and found.site.target.probed:
+    if found.fits and found.site.target.probed and found.spec.generates:
         show("\nProve it  ", Bold(f"weigh try {asked}"))
 
 
@@ -253,6 +253,8 @@ def _layout_facts(found: SetupEstimate, layout: Layout) -> list[tuple[str, str]]
 
 def _speed_facts(found: SetupEstimate) -> list[tuple[str, str]]:
     speed, load = found.speed, found.workload
+    if not found.spec.generates:
+        return [("Speed", "not estimated: an embedding model writes no tokens")]
     if speed is None:
         return [("Speed", "unknown: this machine is not calibrated (weigh machine --calibrate)")]
     if not found.fits:
