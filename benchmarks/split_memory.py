@@ -132,6 +132,9 @@ class Server:
             "GGML_VK_VISIBLE_DEVICES": "" if rpc else "0,0",
             # Vulkan reorders operations, which CUDA does not: the scratch buffer is CUDA's without it
             "GGML_VK_DISABLE_GRAPH_OPTIMIZE": "1",
+            # nor does CUDA cut a scratch buffer in blocks of 1 GiB
+            "GGML_VK_SUBALLOCATION_BLOCK_SIZE": str(1 << 40),
+            "GGML_VK_FORCE_MAX_ALLOCATION_SIZE": str(1 << 40),
         }
         if not rpc and (shim := _shim(folder)):
             self.environment["LD_PRELOAD"] = str(shim)

@@ -196,31 +196,31 @@ def _shared(site: _Site) -> Iterator[tuple[Placement, tuple[DeviceMemory, ...]]]
 
 
 def _partly(site: _Site, gpus: tuple[int, ...]) -> Iterator[tuple[Placement, tuple[DeviceMemory, ...]]]:
-    """Every layer with experts in RAM, as few as need be; or as many whole layers as there is room for."""
+    """Every layer with experts in RAM, as few as need be; else as many whole layers as there is room for."""
     layers = site.spec.layers
     if site.spec.experts:
-        with_experts = list(_fitted(site, gpus, [_Cut(0, n) for n in range(1, layers + 1)]))
-        without = [_Cut(first, layers) for first in range(1, layers)]
-        yield from with_experts or _fitted(site, gpus, without)
-    yield from _fitted(site, gpus, [_Cut(first, 0) for first in range(1, layers)])
+        found = list(_fitted(site, gpus, [_Cut(0, n) for n in range(1, layers + 1)]))
+        yield from found or _fitted(site, gpus, [_Cut(first, layers) for first in range(1, layers)])
+    else:
+        yield from _fitted(site, gpus, [_Cut(first, 0) for first in range(1, layers)])
 
 
 def _fitted(
     site: _Site, gpus: tuple[int, ...], cuts: Sequence[_Cut]
 ) -> Iterator[tuple[Placement, tuple[DeviceMemory, ...]]]:
     """The first of `cuts`, which leave more and more in RAM, that the GPUs hold, for each order of filling them."""
+    rooms = _rooms(site, gpus, cuts[len(cuts) // 2])
     for order in _Order if len(gpus) > 1 else (_Order.FORWARD,):
-        found = _first_fitting(site, gpus, cuts, order)
+        found = _first_fitting(site, gpus, cuts, rooms, order)
         if found is not None and site.holds(found[1]):
             yield found
 
 
 def _first_fitting(
-    site: _Site, gpus: tuple[int, ...], cuts: Sequence[_Cut], order: _Order
+    site: _Site, gpus: tuple[int, ...], cuts: Sequence[_Cut], rooms: list[int], order: _Order
 ) -> tuple[Placement, tuple[DeviceMemory, ...]] | None:
     """Solved by sums over layers with a guess at each GPU's other memory; then weighed, and the guess mended."""
     sizes = layer_bytes(site.spec, site.settings)
-    rooms = _rooms(site, gpus, cuts[len(cuts) // 2])
     for _ in range(_CORRECTIONS):
         index = bisect_left(cuts, True, key=lambda cut: _filled(sizes, cut, rooms, order) is not None)
         counts = _filled(sizes, cuts[index], rooms, order) if index < len(cuts) else None
