@@ -53,6 +53,8 @@ class Site:
 
     def holds(self, devices: Sequence[DeviceMemory], available: Sequence[int]) -> bool:
         """Whether RAM and every GPU have room for what they would hold."""
+        if not self.target.gpus:  # by far the commonest, asked hundreds of times
+            return devices[0].total_bytes <= available[0]
         from weigh.estimate.split import fits_together
 
         now = [replace(d, available_bytes=a) for d, a in zip(devices, available, strict=True)]
