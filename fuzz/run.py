@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 import random
 import re
@@ -23,12 +24,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 if str(HERE.parent) not in sys.path:
     sys.path.insert(0, str(HERE.parent))  # the seeds come from the tests
 
-from fuzz.targets import TARGETS, Target  # noqa: E402
+from fuzz.targets import SPLIT, TARGETS, Target  # noqa: E402
 
 MOST_CPU_S = 1.0
 MOST_BYTES = 200 << 20
@@ -102,7 +104,16 @@ def _fuzz(name: str, runs: int, seed: int, *, plain: bool) -> None:
     words.write_text("".join(f'"{_hexed(word)}"\n' for word in target.words))
     arguments = [f"-runs={runs}", f"-seed={seed}", f"-max_len={target.most_bytes}", f"-dict={words}"]
     arguments += ["-timeout=60", "-rss_limit_mb=0", f"-artifact_prefix={folder}/", "-print_final_stats=1"]
-    atheris.Setup([name, *arguments, str(folder)], guarded(name, target))
+
+    def changed(data: bytes, most_bytes: int, seed: int) -> bytes:
+        chance = random.Random(seed)
+        if chance.random() < 0.7:
+            return _retell(chance, data, target.words)[:most_bytes]
+        return atheris.Mutate(data, most_bytes)
+
+    told = any(seed.lstrip()[:1] == b"{" or seed[8:9] == b"{" for seed in target.seeds())
+    more = {"custom_mutator": changed} if told else {}
+    atheris.Setup([name, *arguments, str(folder)], guarded(name, target), **more)
     atheris.Fuzz()
 
 
@@ -237,7 +248,91 @@ def _number(chance: random.Random, data: bytes, words: Sequence[bytes]) -> bytes
     return data[: old.start()] + str(new).encode() + data[old.end() :]
 
 
-_CHANGES = (_flip, _replace, _insert, _cut, _repeat, _number)
+def _retell(chance: random.Random, data: bytes, words: Sequence[bytes]) -> bytes:
+    """Another value, name or member somewhere in the JSON of the input, which stays JSON.
+
+    Of several files one is changed; a safetensors header gets the length it then has.
+    """
+    parts = data.split(SPLIT)
+    i = chance.randrange(len(parts))
+    framed = parts[i][8:9] == b"{"
+    length = int.from_bytes(parts[i][:8], "little") if framed else len(parts[i])
+    try:
+        value = json.loads(parts[i][8 * framed :][:length])
+    except (ValueError, RecursionError):
+        return _flip(chance, data, words)
+    texts = [word.decode()[1:-1] for word in words if word[:1] == word[-1:] == b'"' and len(word) > 2]
+    for _ in range(chance.choice((1, 1, 1, 2, 4))):
+        _change_member(chance, value, texts)
+    raw = json.dumps(value).encode()
+    parts[i] = len(raw).to_bytes(8, "little") + raw + parts[i][8 + length :] if framed else raw
+    return SPLIT.join(parts)
+
+
+def _change_member(chance: random.Random, value: object, texts: Sequence[str]) -> None:
+    places = list(_places(value))
+    if not places:
+        return
+    holder, key = chance.choice(places)
+    match chance.randrange(6):
+        case 0:
+            del holder[key]
+        case 1:
+            other, name = chance.choice(places)
+            holder[key] = json.loads(json.dumps(other[name])) if len(places) < 500 else None
+        case 2 if isinstance(holder, dict):
+            holder[chance.choice((*texts, "", "x"))] = holder.pop(key)
+        case 3 if isinstance(holder, list):
+            holder[key:key] = [holder[key]] * chance.choice((1, 2, 20))
+        case 4 if type(holder[key]) is int:
+            holder[key] += chance.choice((-1, 1, 8, -8, holder[key], 1 << 16))
+        case _:
+            holder[key] = chance.choice((*_VALUES, *texts))
+
+
+_VALUES = (
+    None,
+    True,
+    False,
+    0,
+    1,
+    2,
+    3,
+    4,
+    8,
+    64,
+    255,
+    4096,
+    -1,
+    1 << 31,
+    1 << 63,
+    10**30,
+    0.5,
+    1e308,
+    "",
+    "a",
+)
+_VALUES += ("0", "../x", "\x1b[31m", "\ud800", (), (0,), (1, 2, 3), ((),), {"a": 1})
+
+
+def _places(value: object) -> Iterator[tuple[Any, Any]]:
+    """Every member of every object and list inside: what holds it, and its name or number there."""
+    waiting = [value]
+    while waiting:
+        holder = waiting.pop()
+        names = (
+            holder.keys()
+            if isinstance(holder, dict)
+            else range(len(holder))
+            if isinstance(holder, list)
+            else ()
+        )
+        for name in names:
+            yield holder, name
+            waiting.append(holder[name])
+
+
+_CHANGES = (_flip, _replace, _insert, _cut, _repeat, _number, _retell, _retell)
 
 if __name__ == "__main__":
     sys.exit(main())
