@@ -6,8 +6,10 @@ piece, split at `SPLIT`.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -185,9 +187,9 @@ def _looked_at(spec: object) -> None:
 
 @cache
 def _store() -> Path:
-    """A store with nothing in it, on a disk in memory where there is one."""
-    shared = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=shared if shared.is_dir() else None))
+    """A store with nothing in it, for as long as the process runs."""
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "blobs").mkdir()
     (folder / "manifests" / "registry.ollama.ai" / "library" / "tiny").mkdir(parents=True)
     return folder
