@@ -91,6 +91,7 @@ class LlamaServer:
             *self._if_known("--cache-ram", "0"),  # prompts kept beside the KV cache blur the memory measured
             *self._if_known("--sse-ping-interval", "-1"),  # pings would hide that the engine hangs
             *self._if_known("--no-kv-unified"),
+            *self._if_known("--device", "none"),  # the processor is what is calibrated and estimated here
             *self._if_known("--no-webui"),
         )
 
