@@ -377,6 +377,8 @@ def _size_rows(tool: str, folder: Path, spec: ModelSpec, tokenizer: Tokenizer) -
     rows = []
     for making in telling_makings(spec):
         real_bytes = _real_bytes(tool, path, spec, making)
+        if real_bytes is None:
+            continue
         ours = quantize(spec, making.recipe, imatrix=making.imatrix)
         known = file_bytes(ours, header_bytes=header_bytes) / real_bytes - 1
         rows.append(SizeRow(making, known, file_bytes(ours) / real_bytes - 1))
@@ -419,10 +421,12 @@ def _dry_types(tool: str, path: Path, spec: ModelSpec, making: Making) -> Types:
     return {name: (after or before).upper() for name, before, after in found}
 
 
-def _real_bytes(tool: str, path: Path, spec: ModelSpec, making: Making) -> int:
-    """Length of the file that the tool makes, once its formats are those expected."""
+def _real_bytes(tool: str, path: Path, spec: ModelSpec, making: Making) -> int | None:
+    """Length of the file that the tool makes, once its formats are those expected; None when it refuses."""
     target = path.with_name("target.gguf")
-    _run(tool, path, spec, making, [], [str(target)])
+    if _REFUSED in _run(tool, path, spec, making, [], [str(target)]):
+        target.unlink(missing_ok=True)
+        return None
     theirs, size = types_of(read_gguf(target)), target.stat().st_size
     target.unlink()
     if theirs != _our_types(spec, making):
