@@ -58,12 +58,17 @@ class SetupEstimate:
     def fits(self) -> bool:
         return self.site.holds(self.devices, self.available)
 
+    def at(self, workload: Workload) -> SpeedEstimate | None:
+        """Speed of another workload under the same split; None where no speed is known.
+
+        As many sequences are computed at once as `workload` says, whatever the settings hold.
+        """
+        settings = replace(self.settings, parallel=workload.parallel)
+        return _speed(self.spec, settings, workload, self.site, self.placement, self.process)
+
     def ttft_s(self, prompt_tokens: int) -> Figure | None:
         """Time to first token of another prompt than the workload's; None where no speed is known."""
-        if self.speed is None:
-            return None
-        other = replace(self.workload, prompt_tokens=prompt_tokens, depth_tokens=0)
-        found = _speed(self.spec, self.settings, other, self.site, self.placement, self.process)
+        found = self.at(replace(self.workload, prompt_tokens=prompt_tokens, depth_tokens=0))
         return found.ttft_s if found else None
 
     @property
