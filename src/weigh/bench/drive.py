@@ -39,12 +39,8 @@ class Drive:
 
     @property
     def step_times_s(self) -> tuple[float, ...]:
-        """Every decode step as the client saw it."""
-        return tuple(
-            later - earlier
-            for g in self.decodes
-            for earlier, later in zip(g.token_times_s, g.token_times_s[1:], strict=False)
-        )
+        """Every decode step by the engine's clock."""
+        return tuple(step for g in self.decodes for step in g.step_times_s)
 
 
 def prompt_ids(vocab: int, tokens: int, seed: int) -> list[int]:

@@ -84,6 +84,8 @@ class Generation:
         cached_tokens: tokens of the prompt found in the cache.
         prefill_s, decode_s: the engine's own clock; decode covers `output_tokens - 1` steps.
         token_times_s: arrival of each output token at the client.
+        step_times_s: each decode step by the engine's own clock, which a late client does not blur;
+            steps whose tokens came in one piece share their time evenly.
     """
 
     prompt_tokens: int
@@ -92,6 +94,7 @@ class Generation:
     prefill_s: float
     decode_s: float
     token_times_s: tuple[float, ...]
+    step_times_s: tuple[float, ...] = ()
 
     @property
     def prefill_tokens_per_s(self) -> float:

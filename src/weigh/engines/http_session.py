@@ -80,14 +80,21 @@ class HttpSession:
         }
         sent_s = time.perf_counter()
         times_s: list[float] = []
+        steps_s: list[float] = []
+        decoded_s = 0.0
         last: dict[str, Any] = {}
         for last in self._events(request):
             # several tokens may come in one event, and some (parts of a character) in a later one
-            new = last["timings"]["predicted_n"] - len(times_s)
+            timings = last["timings"]
+            new = timings["predicted_n"] - len(times_s)
+            if new and times_s:
+                steps_s += [(timings["predicted_ms"] / 1000 - decoded_s) / new] * new
+            if new:
+                decoded_s = timings["predicted_ms"] / 1000
             times_s += [time.perf_counter() - sent_s] * new
         if not last.get("stop"):  # the stream broke off
             self._child.fail()
-        return _generation(last["timings"], times_s)
+        return _generation(last["timings"], times_s, steps_s)
 
     def _events(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """What the server streams back, one event at a time."""
@@ -144,7 +151,7 @@ def require_file(model: Path) -> None:
         raise BadFile(model, f"cannot be read: {error.strerror}") from None
 
 
-def _generation(timings: dict[str, Any], times_s: list[float]) -> Generation:
+def _generation(timings: dict[str, Any], times_s: list[float], steps_s: list[float]) -> Generation:
     return Generation(
         prompt_tokens=timings["prompt_n"],
         cached_tokens=timings["cache_n"],
@@ -152,6 +159,7 @@ def _generation(timings: dict[str, Any], times_s: list[float]) -> Generation:
         prefill_s=timings["prompt_ms"] / 1000,
         decode_s=timings["predicted_ms"] / 1000,
         token_times_s=tuple(times_s),
+        step_times_s=tuple(steps_s),
     )
 
 
