@@ -117,6 +117,7 @@ class HostSheet:
     also: tuple[str, ...]
     source: str
     release: str = ""
+    tdp_watts: float | None = None
 
     @property
     def usual_bandwidth_bytes_per_s(self) -> float:
@@ -189,6 +190,7 @@ def _host_sheet(row: dict[str, str]) -> HostSheet:
         sizes_gb=_numbers(row["memory_GB"]),
         also=tuple(filter(None, row["also"].split("|"))),
         source=row["source"],
+        tdp_watts=float(row["TDP_W"]) if row["TDP_W"] else None,
     )
 
 
@@ -403,6 +405,7 @@ def _host(sheet: HostSheet, ram: Ram) -> Device:
         bandwidth_bytes_per_s=sheet.bandwidth_bytes_per_s(ram),
         fp32_flops_per_s=sheet.fp32_flops_per_s,
         generation=sheet.generation,
+        tdp_watts=sheet.tdp_watts,
         source=sheet.source or "a usual machine of its kind, assumed",
     )
 
@@ -595,6 +598,7 @@ def target_here(machine: Machine, cpu_features: Sequence[str] | None = None) -> 
         bandwidth_bytes_per_s=sheet.bandwidth_bytes_per_s(Ram()) if sheet else None,
         fp32_flops_per_s=_fp32_here(machine.cpu, sheet),
         generation=sheet.generation if sheet else "",
+        tdp_watts=sheet.tdp_watts if sheet else None,
         source=f"{sheet.source}; memory as probed" if sheet else "as probed",
     )
     if sheet:
