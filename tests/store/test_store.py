@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from tests.calibrations import CALIBRATION
 from weigh.errors import BadFile, WeighError
 from weigh.store import Store
+from weigh.store.ledger import runs
 
 
 def test_a_calibration_comes_back_as_it_was_saved(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_the_newest_calibration_of_that_machine_and_version_counts(tmp_path: Pat
 def test_asking_an_absent_store_creates_nothing(tmp_path: Path) -> None:
     path = tmp_path / "weigh.db"
     assert Store(path).calibration("f00d", "llama.cpp", "1") is None
-    assert Store(path).measurements() == []
+    assert runs(Store(path)) == []
     assert not path.exists()
 
 
@@ -60,29 +60,3 @@ def test_a_calibration_of_another_layout_is_made_again(tmp_path: Path) -> None:
     db.commit()
     db.close()
     assert store.calibration("f00d", "llama.cpp", "1") is None
-
-
-def _save_many(path: Path, count: int) -> None:
-    for number in range(count):
-        Store(path).save_measurement(
-            fingerprint="f00d",
-            engine="llama.cpp",
-            engine_version="1",
-            model="m",
-            quantization="Q4_K_M",
-            kind="measured",
-            body={"number": number},
-        )
-
-
-def test_two_weighs_at_once_lose_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "weigh.db"
-    spawn = multiprocessing.get_context("spawn")
-    both = [spawn.Process(target=_save_many, args=(path, 20)) for _ in range(2)]
-    for one in both:
-        one.start()
-    for one in both:
-        one.join()
-        assert one.exitcode == 0
-    assert len(Store(path).measurements("m")) == 40
-    assert Store(path).measurements("other") == []

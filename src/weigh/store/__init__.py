@@ -1,4 +1,4 @@
-"""What weigh remembers between calls, in SQLite: calibrations and measurements."""
+"""What weigh remembers between calls, in SQLite: calibrations, and the ledger of runs beside their estimates."""
 
 from weigh.store.store import Store, default_path
 

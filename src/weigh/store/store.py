@@ -1,4 +1,4 @@
-"""One SQLite file: schema, migrations, queries."""
+"""One SQLite file: opened for each use, brought up to date, and closed; calibrations in it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weigh.errors import BadFile, WeighError
+from weigh.store.migrations import MIGRATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,22 +30,6 @@ def default_path() -> Path:
     return user_data_path("weigh", appauthor=False) / "weigh.db"
 
 
-def _first_tables(db: sqlite3.Connection) -> None:
-    db.execute(
-        "CREATE TABLE calibration (id INTEGER PRIMARY KEY, created_unix_s REAL NOT NULL,"
-        " fingerprint TEXT NOT NULL, engine TEXT NOT NULL, engine_version TEXT NOT NULL, body TEXT NOT NULL)"
-    )
-    db.execute(
-        "CREATE TABLE measurement (id INTEGER PRIMARY KEY, created_unix_s REAL NOT NULL,"
-        " fingerprint TEXT NOT NULL, engine TEXT NOT NULL, engine_version TEXT NOT NULL,"
-        " model TEXT NOT NULL, quantization TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL)"
-    )
-
-
-# Applied in order, once each; never edit one that has shipped.
-_MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first_tables,)
-
-
 class Store:
     """Opened for each use and closed after it, so that two weighs at once only ever wait briefly."""
 
@@ -52,7 +37,7 @@ class Store:
         self.path = path or default_path()
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def open(self) -> Iterator[sqlite3.Connection]:
         """Raises BadFile when the file is no database of ours, WeighError when it cannot be written."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,16 +67,16 @@ class Store:
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         version: int = db.execute("PRAGMA user_version").fetchone()[0]
-        if version >= len(_MIGRATIONS):
+        if version >= len(MIGRATIONS):
             return
         db.execute("BEGIN IMMEDIATE")
         version = db.execute("PRAGMA user_version").fetchone()[0]  # another weigh may have been faster
-        for number, migration in enumerate(_MIGRATIONS[version:], start=version + 1):
+        for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
             migration(db)
             db.execute(f"PRAGMA user_version = {number}")
 
     def save_calibration(self, calibration: Calibration) -> None:
-        with self._open() as db:
+        with self.open() as db:
             db.execute(
                 "INSERT INTO calibration (created_unix_s, fingerprint, engine, engine_version, body)"
                 " VALUES (?, ?, ?, ?, ?)",
@@ -110,7 +95,7 @@ class Store:
             return None
         from weigh.estimate.calibration import Calibration
 
-        with self._open() as db:
+        with self.open() as db:
             row = db.execute(
                 "SELECT body FROM calibration WHERE fingerprint = ? AND engine = ? AND engine_version = ?"
                 " ORDER BY id DESC LIMIT 1",
@@ -134,32 +119,25 @@ class Store:
         kind: str,
         body: Mapping[str, Any],
     ) -> None:
-        """Keep one run beside the estimate made for it before."""
-        with self._open() as db:
-            db.execute(
-                "INSERT INTO measurement (created_unix_s, fingerprint, engine, engine_version, model,"
-                " quantization, kind, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    time.time(),
-                    fingerprint,
-                    engine,
-                    engine_version,
-                    model,
-                    quantization,
-                    kind,
-                    json.dumps(dict(body)),
-                ),
-            )
+        """Keep one run in the words of before the ledger; to be replaced by `ledger.record`."""
+        from weigh.store.ledger import record
+        from weigh.store.migrations import run_of_measurement
+        from weigh.store.run import Run
+
+        columns = [time.time(), fingerprint, engine, engine_version, model, quantization, kind]
+        record(self, Run.from_json(run_of_measurement(columns, dict(body))))
 
     def measurements(self, model: str | None = None) -> list[dict[str, Any]]:
-        """Newest first."""
-        if not self.path.exists():
-            return []
-        with self._open() as db:
-            rows = db.execute(
-                "SELECT created_unix_s, engine, engine_version, model, quantization, kind, body"
-                " FROM measurement WHERE ? IS NULL OR model = ? ORDER BY id DESC",
-                (model, model),
-            ).fetchall()
-        names = ("created_unix_s", "engine", "engine_version", "model", "quantization", "kind")
-        return [{**dict(zip(names, row[:6], strict=True)), **json.loads(row[6])} for row in rows]
+        """Newest first, in the words of before the ledger; to be replaced by `ledger.runs`."""
+        from weigh.store.ledger import runs
+
+        return [
+            {
+                "kind": str(run.kind),
+                "decode_tokens_per_s": list(run.decode_tokens_per_s.measured),
+                "estimated_decode_tokens_per_s": run.decode_tokens_per_s.estimated
+                and run.decode_tokens_per_s.estimated.value,
+            }
+            for run in runs(self)
+            if model in (None, run.model)
+        ]

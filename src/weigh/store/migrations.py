@@ -1,0 +1,91 @@
+"""The store's tables, as they came to be: small functions, applied in order, once each.
+
+Never edit one that has shipped. A migration stands for itself: it calls nothing that may change later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+
+def _first_tables(db: sqlite3.Connection) -> None:
+    db.execute(
+        "CREATE TABLE calibration (id INTEGER PRIMARY KEY, created_unix_s REAL NOT NULL,"
+        " fingerprint TEXT NOT NULL, engine TEXT NOT NULL, engine_version TEXT NOT NULL, body TEXT NOT NULL)"
+    )
+    db.execute(
+        "CREATE TABLE measurement (id INTEGER PRIMARY KEY, created_unix_s REAL NOT NULL,"
+        " fingerprint TEXT NOT NULL, engine TEXT NOT NULL, engine_version TEXT NOT NULL,"
+        " model TEXT NOT NULL, quantization TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL)"
+    )
+
+
+def _ledger(db: sqlite3.Connection) -> None:
+    """One table of runs, own (`origin` empty) and imported; measurements move into it."""
+    db.execute(
+        "CREATE TABLE run (id TEXT PRIMARY KEY, when_unix_s REAL NOT NULL, fingerprint TEXT NOT NULL,"
+        " engine TEXT NOT NULL, engine_version TEXT NOT NULL, model TEXT NOT NULL, quantization TEXT NOT NULL,"
+        " kind TEXT NOT NULL, origin TEXT NOT NULL DEFAULT '', origin_file TEXT NOT NULL DEFAULT '',"
+        " imported_unix_s REAL, body TEXT NOT NULL)"
+    )
+    db.execute("CREATE INDEX run_of_machine ON run (fingerprint, engine, engine_version, when_unix_s)")
+    rows = db.execute(
+        "SELECT created_unix_s, fingerprint, engine, engine_version, model, quantization, kind, body"
+        " FROM measurement ORDER BY id"
+    ).fetchall()
+    for *columns, text in rows:
+        try:
+            body = run_of_measurement(columns, json.loads(text))
+        except (KeyError, TypeError, ValueError):
+            continue  # not written by weigh
+        written = json.dumps(body, sort_keys=True)
+        db.execute(
+            "INSERT OR IGNORE INTO run (id, when_unix_s, fingerprint, engine, engine_version, model,"
+            " quantization, kind, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (hashlib.sha256(written.encode()).hexdigest()[:16], *columns, written),
+        )
+    db.execute("DROP TABLE measurement")
+
+
+def run_of_measurement(columns: list[Any], old: dict[str, Any]) -> dict[str, Any]:
+    """A measurement of the first layout as a run; what it did not keep is unknown, intervals among it."""
+    when, fingerprint, engine, version, model, quantization, kind, *_ = columns
+
+    def quantity(samples: list[float], estimate: float | None, unit: str) -> dict[str, Any]:
+        figure = None
+        if estimate is not None:
+            value = float(estimate)
+            figure = {"value": value, "low": value, "high": value, "unit": unit, "basis": "calibrated"}
+        return {"measured": [float(one) for one in samples], "estimated": figure, "uncorrected": figure}
+
+    decode, prefill = old["estimated_decode_tokens_per_s"], old["estimated_prefill_tokens_per_s"]
+    return {
+        "when_unix_s": when,
+        "machine": {"fingerprint": fingerprint, "cpu": "", "gpus": []},
+        "engine": {"name": engine, "version": version},
+        "calibration": "",
+        "model": model,
+        "family": "",
+        "quantization": quantization,
+        "kind": kind,
+        "settings": {
+            "context_tokens": old["context_tokens"],
+            "parallel": None,
+            "threads": None,
+            "kv_type_k": "",
+            "kv_type_v": "",
+        },
+        "workload": {key: old[key] for key in ("prompt_tokens", "output_tokens", "depth_tokens")},
+        "decode_tokens_per_s": quantity(old["decode_tokens_per_s"], decode, "tokens/s"),
+        "prefill_tokens_per_s": quantity(old["prefill_tokens_per_s"], prefill, "tokens/s"),
+        "load_s": quantity([old["load_s"]], None, "s"),
+        "peak_memory_bytes": quantity([old["peak_memory_bytes"]], None, "bytes"),
+        "noise": float(old["noise"]),
+    }
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first_tables, _ledger)
