@@ -12,6 +12,7 @@ from weigh.advise.weighed import Weighings
 from weigh.bench.here import Here
 from weigh.engines.engine import Settings
 from weigh.estimate import setup
+from weigh.estimate.learned import Learned
 from weigh.estimate.setup import weigh
 from weigh.estimate.speed import Workload
 from weigh.model.catalog import catalog
@@ -62,10 +63,11 @@ def test_another_question_or_calibration_is_weighed_apart(calibrated: Here, fold
         weighings(calibrated, prompt_tokens=10),
         weighings(slower),
         weighings(replace(calibrated, target=replace(calibrated.target, cpu_features=()))),
+        weighings(replace(calibrated, learned=Learned(()))),
     ):
         one.of(ENTRY, "Q4_K_M")
         one.keep()
-    assert len(list(folder.iterdir())) == 5
+    assert len(list(folder.iterdir())) == 6
 
 
 def test_what_cannot_be_read_is_weighed_again(calibrated: Here, folder: Path) -> None:

@@ -291,7 +291,7 @@ def test_an_old_store_is_brought_up_to_date(tmp_path: Path) -> None:
     )
     assert unknown.decode_tokens_per_s.error is None
     assert store.calibration("f00d", "llama.cpp", "1") == CALIBRATION
-    assert learned(store, fingerprint="f00d", engine="llama.cpp", engine_version="1") is None
+    assert learned(store, "f00d", "llama.cpp", "1") is None
     export(tmp_path / "runs.json", runs(store))
     assert import_runs(store, tmp_path / "runs.json", "me").added == 0
     remove(store, known.id)
@@ -370,7 +370,7 @@ def test_only_own_full_runs_of_this_machine_and_engine_teach(
     mine: Store, yours: Store, tmp_path: Path
 ) -> None:
     def lessons() -> int:
-        found = learned(mine, fingerprint="f00d", engine="llama.cpp", engine_version="1")
+        found = learned(mine, "f00d", "llama.cpp", "1")
         return len(found.lessons) if found else 0
 
     record(yours, run(1))
@@ -389,7 +389,7 @@ def test_only_own_full_runs_of_this_machine_and_engine_teach(
 
 def test_what_is_learned_is_the_miss_of_the_uncorrected_estimate(mine: Store) -> None:
     record(mine, RUN)
-    found = learned(mine, fingerprint="f00d", engine="llama.cpp", engine_version="1")
+    found = learned(mine, "f00d", "llama.cpp", "1")
     assert found is not None
     (lesson,) = found.lessons
     assert lesson.decode is not None

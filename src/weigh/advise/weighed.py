@@ -122,7 +122,7 @@ def _steady(site: Site, reserve_bytes: int | None) -> Site:
     free_bytes = site.available_bytes(reserve_bytes)[0] if target.gpus else 0
     host = replace(target.host, free_bytes=_in_steps(free_bytes))
     gpus = (replace(gpu, free_bytes=_in_steps(gpu.free_bytes)) for gpu in target.gpus)
-    return Site(replace(target, host=host, gpus=tuple(gpus)), site.calibration)
+    return Site(replace(target, host=host, gpus=tuple(gpus)), site.calibration, site.learned)
 
 
 def _in_steps(free_bytes: int) -> int:

@@ -12,6 +12,7 @@ from weigh.estimate.site import Site
 from weigh.machine import Machine, models_folder, probe
 from weigh.machine.devices import target_here
 from weigh.store import Store
+from weigh.store.ledger import learned
 
 if TYPE_CHECKING:
     from weigh.bench.drive import Progress
@@ -45,7 +46,7 @@ def scratch_folder() -> Path:
 
 
 def here(*, calibrate: bool = True, again: bool = False, progress: Progress | None = None) -> Here:
-    """Probe the machine; take its calibration from the store, or make it now.
+    """Probe the machine; take its calibration from the store, or make it now, and learn from earlier runs.
 
     Args:
         calibrate: False leaves speeds unknown when the store has none.
@@ -71,6 +72,7 @@ def here(*, calibrate: bool = True, again: bool = False, progress: Progress | No
     return Here(
         target=target_here(machine, features),
         calibration=known,
+        learned=learned(store, machine.fingerprint, engine.name, version),
         machine=machine,
         engine=engine,
         engine_version=version,

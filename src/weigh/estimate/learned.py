@@ -8,10 +8,10 @@ covariance `_likeness`; Rasmussen and Williams 2006, equations 2.25 and 2.26). W
 stays near nought; what runs have in common moves every estimate, the rest only its relatives.
 
 A run under another calibration teaches about family, quantization and setup as any other, but says less of
-the machine: calibrations differ by the drift of the machine between them. The variance is scaled by how far
-the runs really scatter (its posterior mean under an inverse-gamma prior worth `PRIOR_RUNS`), so intervals
-widen again when runs disagree. A corrected figure stays `calibrated`, also for a setup that was run: it is
-still a prediction, drawn strongly towards what was seen.
+the machine: calibrations differ by the drift of the machine between them. Intervals widen again when runs
+disagree: the variance is scaled by how far they really scatter, the noise of a single run by how far
+repetitions do (posterior means under inverse-gamma priors worth `PRIOR_RUNS`). A corrected figure stays
+`calibrated`, also for a setup that was run: it is still a prediction, drawn strongly towards what was seen.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from weigh.model.spec import ModelSpec
 # calibrations minutes apart on one machine that differed by a tenth either way (docs/accuracy.md).
 MACHINE, CALIBRATION, FAMILY, QUANTIZATION, SETUP = 0.25, 0.2, 0.2, 0.1, 0.25
 
-DRIFT = 0.03  # standard deviation between runs that steady steps do not show: a judgement
-PRIOR_RUNS = 4.0  # how many runs the estimates' own intervals are worth as evidence of scatter
+DRIFT = 0.03  # standard deviation between runs that steady steps do not show, and the least: a judgement
+PRIOR_RUNS = 4.0  # how many runs a claimed variance is worth when it is held against the seen one
 NEAR_TOKENS = 64  # depths are alike when they differ by little, or by little of their logarithm
 MOST_SETUPS = 48  # newest distinct ones that count: the system of equations is solved in pure Python
 _Z80 = statistics.NormalDist().inv_cdf(0.9)  # half-width of an 80 % interval in standard deviations
@@ -212,24 +212,36 @@ class _Effects:
         runs = [repeats[place] for place in self._places]
         if not runs:
             return
-        noises = [statistics.median(noise for _, noise in those) for those in runs]
-        self._noise = math.hypot(DRIFT, statistics.median(noises))
-        claimed = statistics.median(miss.half_width for those in runs for miss, _ in those) / _Z80
-        # the claim holds the noise of a run too
-        self._prior = max(claimed**2 - self._noise**2, claimed**2 / 4, DRIFT**2)
         missed = [statistics.median(miss.log_ratio for miss, _ in those) for those in runs]
+        claimed = [DRIFT**2 + statistics.median(noise for _, noise in those) ** 2 for those in runs]
+        restless = self._restless(runs, missed, claimed)
+        noises = [max(restless * variance, DRIFT**2) for variance in claimed]
+        self._noise = math.sqrt(statistics.median(noises))
+        width = statistics.median(miss.half_width for those in runs for miss, _ in those) / _Z80
+        # what the estimates claim holds the noise of a run too
+        self._prior = max(width**2 - self._noise**2, width**2 / 4, DRIFT**2)
         covariance = [[self._prior * _likeness(a, b) for b in self._places] for a in self._places]
         for number, (noise, those) in enumerate(zip(noises, runs, strict=True)):
-            covariance[number][number] = self._prior + DRIFT**2 + noise**2 / len(those)
+            covariance[number][number] = self._prior + noise / len(those)
         self._root = _cholesky(covariance)
-        whitened = _solved(self._root, missed)
-        self._whitened = whitened
-        self._scatter = (PRIOR_RUNS + sum(w * w for w in whitened)) / (PRIOR_RUNS + len(missed))
+        self._whitened = _solved(self._root, missed)
+        self._scatter = (PRIOR_RUNS + sum(w * w for w in self._whitened)) / (PRIOR_RUNS + len(missed))
         self._calibrations = {place.calibration for place in self._places}
         self._families = {place.family for place in self._places}
         self._quantizations = {place.quantization for place in self._places}
         self._repeats = {place.repeat for place in self._places}
         self._found: dict[_Place, Correction] = {}
+
+    @staticmethod
+    def _restless(
+        runs: Sequence[Sequence[tuple[Miss, float]]], middles: Sequence[float], claimed: Sequence[float]
+    ) -> float:
+        """By how much the variance of repetitions differs from what steps and drift claim."""
+        squares, freedom = PRIOR_RUNS, PRIOR_RUNS
+        for those, middle, variance in zip(runs, middles, claimed, strict=True):
+            squares += sum((miss.log_ratio - middle) ** 2 for miss, _ in those) / variance
+            freedom += len(those) - 1
+        return squares / freedom
 
     def at(self, place: _Place) -> Correction:
         if not self._places:

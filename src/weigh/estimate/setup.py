@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from weigh.engines.engine import Settings
+from weigh.estimate.learned import Setup
 from weigh.estimate.memory import MemoryEstimate, max_context_tokens, memory
 from weigh.estimate.placement import DeviceMemory, Placement
 from weigh.estimate.site import Site
@@ -70,6 +71,12 @@ class SetupEstimate:
         """Time to first token of another prompt than the workload's; None where no speed is known."""
         found = self.at(replace(self.workload, prompt_tokens=prompt_tokens, depth_tokens=0))
         return found.ttft_s if found else None
+
+    @property
+    def uncorrected_speed(self) -> SpeedEstimate | None:
+        """As it is before earlier runs correct it: what the next correction is learned from."""
+        unlearned = replace(self.site, learned=None)
+        return _speed(self.spec, self.settings, self.workload, unlearned, self.placement, self.process)
 
     @property
     def peak_memory_bytes(self) -> Figure:
@@ -168,11 +175,12 @@ def _speed(
     placement: Placement,
     process: MemoryEstimate | None,
 ) -> SpeedEstimate | None:
-    """From this machine's calibration where the host does everything, else from what is known of the devices."""
+    """From this machine's calibration and runs where the host does everything, else from what is known of the
+    devices."""
     if not spec.generates:
         return None  # it writes no tokens; an encoder's pass over a text is not estimated
     if site.calibration is not None and not placement.on_gpu:
-        return speed(
+        found = speed(
             work(spec),
             site.calibration,
             workload,
@@ -180,6 +188,9 @@ def _speed(
             repacked_bytes=(process or memory(spec, settings, site.cpu_features)).repacked_bytes,
             unmeasured_mixers=unmeasured_mixers(spec),
         )
+        if site.learned is None:
+            return found
+        return site.learned.correct(found, Setup.of(spec, settings, workload, site.calibration))
     if site.target.probed and not placement.on_gpu:
         return None  # this machine can be measured; nothing is guessed of it
     from weigh.estimate.device_speed import placed_speed

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from weigh.estimate.calibration import Calibration
+from weigh.estimate.learned import Learned
 from weigh.estimate.placement import DeviceMemory
 from weigh.machine.target import Device, Target
 
@@ -21,10 +22,12 @@ class Site:
 
     Attributes:
         calibration: measured on this very machine; None for one that is only named, or not measured yet.
+        learned: what earlier runs here say about estimates from a calibration; None where there are none.
     """
 
     target: Target
     calibration: Calibration | None = None
+    learned: Learned | None = None
 
     @property
     def cpu_features(self) -> tuple[str, ...]:

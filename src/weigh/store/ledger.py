@@ -115,7 +115,7 @@ def import_runs(store: Store, path: Path, who: str) -> Imported:
     return Imported(origin, added, len(found) - added)
 
 
-def learned(store: Store, *, fingerprint: str, engine: str, engine_version: str) -> Learned | None:
+def learned(store: Store, fingerprint: str, engine: str, engine_version: str) -> Learned | None:
     """What the own full runs on this machine and engine version teach about estimates; None without any.
 
     Not learned from: runs of others, of other engine versions, predictions from shortened models, and runs
