@@ -110,6 +110,34 @@ def _device_name(target: Target, gpu: int) -> str:
     return f"{_DEVICE_NAMES[backend]}{number}"
 
 
+def draft_arguments(
+    way: str, draft: tuple[Placement, Target, ModelSpec] | None, tokens: int
+) -> tuple[str, ...]:
+    """What `llama-server` takes in addition, to draft `tokens` tokens a round.
+
+    The older `--draft-max` and `--draft-min` have been removed from llama.cpp; the names here are those of
+    common/arg.cpp in the release the embedded engine is built from.
+
+    Args:
+        way: of `--spec-type`: `draft-simple`, `draft-mtp` or `ngram-simple`.
+        draft: the draft model and its place; None when there is no other model.
+    """
+    given = ["--spec-type", way]
+    if draft is not None:
+        placement, target, spec = draft
+        given += [
+            "-md",
+            str(spec.file) if spec.file else f"{spec.name.rpartition('/')[2]}-{spec.quantization}.gguf",
+        ]
+        used = [gpu for gpu, layers in enumerate(placement.gpu_layers) if layers]
+        if target.gpus:
+            given += ["-ngld", str(_offloaded(placement, spec) if used else 0)]
+        if used and len(used) < len(target.gpus):
+            given += ["-devd", ",".join(_device_name(target, gpu) for gpu in used)]
+    size = "--spec-ngram-simple-size-m" if way.startswith("ngram") else "--spec-draft-n-max"
+    return (*given, size, str(tokens))
+
+
 def _ollama(placement: Placement, spec: ModelSpec, settings: Settings) -> tuple[str, ...]:
     """Lines of a Modelfile; the same names are options of a request."""
     if placement.experts_in_ram:
