@@ -21,6 +21,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from weigh.engines.engine import Settings
 from weigh.estimate.calibration import Calibration
@@ -145,17 +146,14 @@ class Correction:
 
     def _moved(self, figure: Figure, factor: float) -> Figure:
         value = figure.value * factor
-        low, high = figure.value / figure.low, figure.high / figure.value
-        return replace(
-            figure, value=value, low=value / self._narrowed(low), high=value * self._narrowed(high)
-        )
+        below, above = self._narrowed(figure.value / figure.low), self._narrowed(figure.high / figure.value)
+        return Figure(value, value / below, value * above, figure.unit, figure.basis, figure.source)
 
     def _narrowed(self, ratio: float) -> float:
         return max(math.exp(self.width * math.log(ratio)), math.exp(self.least))
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """Where a setup stands among others, for one of the two quantities.
 
     Attributes:
