@@ -356,6 +356,77 @@ def try_(
     return 0
 
 
+@click.command()
+@click.argument("model", required=False)
+@click.option(
+    "--limit", type=click.IntRange(1), help="Runs to show, newest first (default: 20; exports: all)."
+)
+@click.option("--all-origins", is_flag=True, help="Imported runs too.")
+@click.option("--export", "export_to", type=click.Path(), help="Write your own runs to a new FILE, to share.")
+@click.option("--import", "import_from", type=click.Path(), help="Take in the runs of an exported FILE.")
+@click.option("--origin", help="Whose the imported runs are.")
+@click.option("--remove", "run_id", help="Forget the run whose id begins so.")
+@options.as_json
+def history(
+    model: str | None,
+    limit: int | None,
+    all_origins: bool,
+    export_to: str | None,
+    import_from: str | None,
+    origin: str | None,
+    run_id: str | None,
+    as_json: bool,
+) -> int:
+    """Every run beside the estimate made before it, of MODEL (part of a name, with or without :Q4_K_M) or all.
+
+    Runs of others, taken in with --import, are kept apart and named by their origin.
+    """
+    from pathlib import Path
+
+    from weigh.store import Store, ledger
+
+    if sum(option is not None for option in (export_to, import_from, run_id)) > 1:
+        raise click.UsageError("only one of --export, --import and --remove at a time")
+    if origin is not None and import_from is None:
+        raise click.UsageError("--origin says whose the runs of --import are")
+    store = Store()
+    if import_from is not None:
+        taken = ledger.import_runs(store, Path(import_from), origin or "")
+        _answer(as_json, lambda d: d.imported_document(taken), lambda s: s.show_imported(taken))
+        return 0
+    if run_id is not None:
+        gone = ledger.remove(store, run_id)
+        _answer(as_json, lambda d: {"removed": d.run_document(gone)}, lambda s: s.show_removed(gone))
+        return 0
+    if export_to is not None:
+        kept, path = ledger.runs(store, model, limit=limit), Path(export_to)
+        ledger.export(path, kept)
+        _answer(as_json, lambda d: d.history_document(kept), lambda s: s.show_exported(len(kept), path))
+        return 0
+    found = ledger.runs(store, model, imported=all_origins, limit=limit or 20)
+    _answer(
+        as_json, lambda d: d.history_document(found), lambda s: s.show_history(found, origins=all_origins)
+    )
+    return 0
+
+
+@click.command()
+@click.option(
+    "--by",
+    type=click.Choice(["machine", "engine", "family", "quantization", "kind"]),
+    help="What to tell runs apart by.",
+)
+@options.as_json
+def accuracy(by: str | None, as_json: bool) -> int:
+    """How right the estimates were: errors over the runs made here and, apart from them, over imported ones."""
+    from weigh.store import Store, ledger
+    from weigh.store.accuracy import accuracy as errors
+
+    found = errors(ledger.runs(Store(), imported=True), by)
+    _answer(as_json, lambda d: d.accuracy_document(found, by), lambda s: s.show_accuracy(found, by))
+    return 0
+
+
 @contextmanager
 def _site(asked: tuple[Site, ...], *, calibrate: bool) -> Iterator[Site]:
     """The first device asked for; this machine when none is."""
@@ -398,4 +469,16 @@ def _progress(title: str, expected_s: float | None = None) -> Iterator[Any]:
         line.close()
 
 
-ALL: tuple[click.Command, ...] = (machine, devices, model, models, fit, recommend, buy, table, try_)
+ALL: tuple[click.Command, ...] = (
+    machine,
+    devices,
+    model,
+    models,
+    fit,
+    recommend,
+    buy,
+    table,
+    try_,
+    history,
+    accuracy,
+)

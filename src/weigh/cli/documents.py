@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from weigh.machine.doctor import Finding
     from weigh.machine.target import Device, Target
     from weigh.model.spec import ModelSpec
+    from weigh.store.accuracy import Group
+    from weigh.store.ledger import Imported
+    from weigh.store.run import Run
 
 Document = dict[str, Any]
 
@@ -352,3 +355,20 @@ def trial_document(result: Trial) -> Document:
         },
         "noise": result.noise,
     }
+
+
+def run_document(run: Run) -> Document:
+    origin = asdict(run.origin) if run.origin else None
+    return {"id": run.id, "origin": origin} | run.to_json()
+
+
+def history_document(runs: Sequence[Run]) -> Document:
+    return {"runs": [run_document(run) for run in runs]}
+
+
+def imported_document(found: Imported) -> Document:
+    return {"origin": asdict(found.origin), "added": found.added, "known": found.known}
+
+
+def accuracy_document(groups: Sequence[Group], by: str | None) -> Document:
+    return {"by": by, "groups": [asdict(group) for group in groups]}

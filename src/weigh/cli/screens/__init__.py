@@ -2,19 +2,31 @@
 
 from weigh.cli.screens.answer import show_answer, show_tasks
 from weigh.cli.screens.fit import show_comparison, show_fit, show_purchases, show_trial
+from weigh.cli.screens.ledger import (
+    show_accuracy,
+    show_exported,
+    show_history,
+    show_imported,
+    show_removed,
+)
 from weigh.cli.screens.machine import show_devices, show_doctor, show_machine, show_target
 from weigh.cli.screens.model import show_model, show_shelf
 from weigh.cli.screens.table import show_table
 
 __all__ = [
+    "show_accuracy",
     "show_answer",
     "show_comparison",
     "show_devices",
     "show_doctor",
+    "show_exported",
     "show_fit",
+    "show_history",
+    "show_imported",
     "show_machine",
     "show_model",
     "show_purchases",
+    "show_removed",
     "show_shelf",
     "show_table",
     "show_target",
