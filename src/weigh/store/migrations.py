@@ -5,7 +5,6 @@ Never edit one that has shipped. A migration stands for itself: it calls nothing
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Callable
@@ -26,6 +25,8 @@ def _first_tables(db: sqlite3.Connection) -> None:
 
 def _ledger(db: sqlite3.Connection) -> None:
     """One table of runs, own (`origin` empty) and imported; measurements move into it."""
+    import hashlib  # costs a start 5 ms
+
     db.execute(
         "CREATE TABLE run (id TEXT PRIMARY KEY, when_unix_s REAL NOT NULL, fingerprint TEXT NOT NULL,"
         " engine TEXT NOT NULL, engine_version TEXT NOT NULL, model TEXT NOT NULL, quantization TEXT NOT NULL,"
