@@ -79,6 +79,12 @@ def test_a_noisy_run_moves_less() -> None:
     )
 
 
+def test_a_run_of_nothing_but_noise_changes_nothing() -> None:
+    found = decode([lesson(SETUP, 0.5, noise=50.0)], SETUP)
+    for name in ("value", "low", "high"):
+        assert getattr(found, name) == pytest.approx(getattr(ESTIMATE.decode_tokens_per_s, name), rel=0.03)
+
+
 def test_what_one_family_does_is_left_to_it() -> None:
     """Eight of one family run 30 % slower than estimated, eight of others as estimated."""
     slow = [lesson(replace(one, family="mamba"), 0.7) for one in models(8)]

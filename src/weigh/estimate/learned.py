@@ -131,7 +131,11 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Of one figure: its logarithm moves by `shift`, its half-width shrinks to `width`, never below `least`."""
+    """Of one figure, in logarithms: it moves by `shift`, and its half-width to `width` times what it was.
+
+    Attributes:
+        least: half-width that runs differ by at any rate; it bounds the narrowing, and never widens.
+    """
 
     shift: float
     width: float
@@ -149,7 +153,8 @@ class Correction:
         return Figure(value, value / below, value * above, figure.unit, figure.basis, figure.source)
 
     def _narrowed(self, ratio: float) -> float:
-        return max(math.exp(self.width * math.log(ratio)), math.exp(self.least))
+        claimed = math.log(ratio)
+        return math.exp(max(self.width * claimed, min(self.least, claimed)))
 
 
 class _Place(NamedTuple):
@@ -204,7 +209,7 @@ class _Effects:
     def __init__(self, seen: Sequence[tuple[_Place, Miss, float]]) -> None:
         repeats: dict[_Place, list[tuple[Miss, float]]] = {}
         for place, miss, noise in seen:
-            repeats.setdefault(place, []).append((miss, noise / _Z80))
+            repeats.setdefault(place, []).append((miss, math.log1p(noise) / _Z80))
         self._places = list(repeats)[:MOST_SETUPS]
         runs = [repeats[place] for place in self._places]
         if not runs:
