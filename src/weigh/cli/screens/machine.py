@@ -51,9 +51,11 @@ def _engine_line(here: Here) -> str:
     if here.calibration is None:
         return f"{here.engine.name} ({here.engine_version}), not calibrated: speeds are unknown"
     known = here.calibration
+    runs = len(here.learned.lessons) if here.learned else 0
+    learned = f", corrected by {runs} run{'s' if runs > 1 else ''}" if runs else ""
     return (
         f"{here.engine.name} ({here.engine_version}), calibrated {known.created[:16].replace('T', ' ')} UTC"
-        f" on {known.threads} threads, noise {known.noise:.0%}"
+        f" on {known.threads} threads, noise {known.noise:.0%}{learned}"
     )
 
 
