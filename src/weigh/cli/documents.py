@@ -17,11 +17,17 @@ if TYPE_CHECKING:
     from weigh.bench.here import Here
     from weigh.bench.trial import Trial
     from weigh.engines.engine import Layout
+    from weigh.estimate.cost import CostEstimate, PerMillion
+    from weigh.estimate.curves import Curve, Point
+    from weigh.estimate.energy import EnergyEstimate
+    from weigh.estimate.extras import Extras
+    from weigh.estimate.kv_types import KvChoice
     from weigh.estimate.placement import DeviceMemory, Placement
     from weigh.estimate.quality import Quality
     from weigh.estimate.serving import Served
     from weigh.estimate.setup import SetupEstimate
     from weigh.estimate.site import Site
+    from weigh.estimate.speculative import SpeculativeEstimate
     from weigh.estimate.speed import SpeedEstimate
     from weigh.machine import Bandwidth, Machine
     from weigh.machine.devices import GpuSheet, HostSheet
@@ -156,10 +162,154 @@ def speed_document(speed: SpeedEstimate | None) -> Document | None:
     }
 
 
-def fit_document(found: SetupEstimate | Served, layout: Layout | None) -> Document:
+def fit_document(
+    found: SetupEstimate | Served, layout: Layout | None, extras: Extras | None = None
+) -> Document:
     from weigh.estimate.serving import Served
 
-    return served_document(found) if isinstance(found, Served) else setup_document(found, layout)
+    document = served_document(found) if isinstance(found, Served) else setup_document(found, layout)
+    return document | (extras_document(extras) if extras is not None else {})
+
+
+def extras_document(found: Extras) -> Document:
+    """What was asked beside the setup itself."""
+    document: Document = {}
+    if found.kv is not None:
+        document["kv_quantization"] = kv_document(found.kv)
+    if found.compared:
+        document["kv_types"] = [kv_document(one) for one in found.compared]
+    if found.prompt is not None:
+        one = found.prompt
+        document["prompt_cache"] = {
+            "prompt_tokens": one.prompt_tokens,
+            "cached_tokens": one.cached_tokens,
+            "ttft_s": one.ttft_s.to_json() if one.ttft_s else None,
+            "uncached_ttft_s": one.uncached_ttft_s.to_json() if one.uncached_ttft_s else None,
+            "kept_bytes": exact(one.kept_bytes, "bytes"),
+            "kept_prompts": one.kept_prompts,
+        }
+    if found.drafts is not None:
+        document["speculative"] = speculative_document(found.drafts)
+    return document
+
+
+def kv_document(one: KvChoice) -> Document:
+    return {
+        "kv_type": one.kv_type.name,
+        "fits": one.setup.fits,
+        "kv_cache_bytes": exact(one.setup.memory.kv_cache_bytes, "bytes"),
+        "saved_bytes": exact(one.saved_bytes, "bytes"),
+        "max_context_tokens": exact(one.setup.max_context_tokens, "tokens"),
+        "gained_tokens": exact(one.gained_tokens, "tokens"),
+        "depth_tokens": one.depth_tokens,
+        "decode_tokens_per_s": one.decode_tokens_per_s.to_json() if one.decode_tokens_per_s else None,
+        "ttft_s": one.ttft_s.to_json() if one.ttft_s else None,
+    }
+
+
+def speculative_document(found: SpeculativeEstimate) -> Document:
+    draft = found.draft.spec if found.draft else None
+    return {
+        "method": str(found.method),
+        "draft": {"model": draft.name, "quantization": draft.quantization} if draft else None,
+        "fits": found.fits,
+        "draft_bytes": exact(found.draft_bytes, "bytes"),
+        "devices": [
+            {"device": device.device} | memory_document(device, device.available_bytes)
+            for device in found.devices
+        ],
+        "rounds": [
+            {
+                "acceptance": one.acceptance,
+                "draft_tokens": one.draft_tokens,
+                "tokens": one.tokens.to_json(),
+                "draft_s": one.draft_s.to_json(),
+                "verify_s": one.verify_s.to_json(),
+                "decode_tokens_per_s": one.decode_tokens_per_s.to_json(),
+                "speedup": one.speedup.to_json(),
+            }
+            for one in found.rounds
+        ],
+        "arguments": list(found.arguments),
+        "notes": list(found.notes),
+    }
+
+
+def curves_document(found: Sequence[Curve]) -> Document:
+    def points(of: Sequence[Point], length: str, figure: str) -> list[Document]:
+        return [{length: point.tokens, figure: point.figure.to_json()} for point in of]
+
+    return {
+        "curves": [
+            {
+                "label": one.label,
+                "model": one.setup.spec.name,
+                "quantization": one.setup.spec.quantization,
+                "on": one.setup.site.target.name,
+                "fits": one.setup.fits,
+                "context_tokens": one.setup.settings.context_tokens,
+                "parallel": one.setup.settings.parallel,
+                "kv_type": one.setup.settings.kv_type_k.name,
+                "ttft": points(one.ttft, "prompt_tokens", "ttft_s"),
+                "decode": points(one.decode, "depth_tokens", "decode_tokens_per_s"),
+                "note": one.note,
+            }
+            for one in found
+        ]
+    }
+
+
+def energy_document(used: EnergyEstimate) -> Document:
+    figures = {
+        "decode_joules_per_token": used.decode_joules_per_token,
+        "prefill_joules_per_token": used.prefill_joules_per_token,
+        "decode_watts": used.decode_watts,
+        "prefill_watts": used.prefill_watts,
+    }
+    return {name: figure.to_json() if figure else None for name, figure in figures.items()} | {
+        "counted": used.counted,
+        "missing": used.missing,
+    }
+
+
+def cost_document(found: CostEstimate | None, setup: SetupEstimate) -> Document:
+    document: Document = {
+        "model": setup.spec.name,
+        "quantization": setup.spec.quantization,
+        "on": setup.site.target.name,
+        "fits": setup.fits,
+        "workload": asdict(setup.workload),
+        "cost": None,
+    }
+    if found is None:
+        return document
+    document["cost"] = {
+        "currency": found.costs.currency,
+        "written": per_million_document(found.output),
+        "read": per_million_document(found.input),
+        "mixed": found.mix.to_json(),
+        "tokens_per_day": found.tokens_per_day.to_json(),
+        "given": asdict(found.costs),
+    }
+    document["energy"] = energy_document(found.energy)
+    document["apis"] = [
+        asdict(one.api)
+        | {
+            "per_million_mixed": one.per_million_of_mix,
+            "break_even_tokens_per_day": one.break_even_tokens_per_day,
+            "reachable": one.reachable,
+        }
+        for one in found.compared
+    ]
+    return document
+
+
+def per_million_document(part: PerMillion) -> Document:
+    return {
+        "hardware": part.hardware.to_json(),
+        "electricity": part.electricity.to_json() if part.electricity else None,
+        "total": part.total.to_json(),
+    }
 
 
 def comparison_document(found: Sequence[SetupEstimate | Served]) -> Document:

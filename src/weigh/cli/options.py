@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -67,6 +68,20 @@ class KvType(click.ParamType["GgmlType"]):
         return GgmlType[value.upper()]
 
 
+class Years(click.ParamType[float]):
+    """A lifetime such as `3y`, `3` or `18m`."""
+
+    name = "years"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([ym]?)\s*", value.lower())
+        if match is None or not float(match[1]):
+            self.fail(f"`{value}` is not a lifetime; write it like `3y` or `18m`", param, ctx)
+        return float(match[1]) / (12 if match[2] == "m" else 1)
+
+
 def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     def apply(command: Command) -> Command:
         for option in reversed(options):
@@ -90,6 +105,13 @@ no_calibrate = click.option(
 
 _depth = click.option(
     "--depth", type=Tokens(zero=True), default=0, show_default=True, help="Tokens already in the context."
+)
+kv_types = click.option(
+    "--kv-type",
+    "kv_types",
+    type=KvType(),
+    multiple=True,
+    help="Number format of the KV cache (default: F16); again to compare.",
 )
 _kv_type = click.option(
     "--kv-type", type=KvType(), default="F16", show_default=True, help="Number format of the KV cache."
@@ -120,6 +142,18 @@ engine = click.option(
     default="llama.cpp",
     show_default=True,
     help="Whose memory and settings.",
+)
+
+extras = _together(
+    click.option(
+        "--draft", help="Draft for speculative decoding: a MODEL, `ngram`, or `mtp` (its own layers)."
+    ),
+    click.option(
+        "--acceptance", type=float, help="Share of drafted tokens accepted, 0 to 1 (default: a grid)."
+    ),
+    click.option("--draft-tokens", type=click.IntRange(1, 256), help="Drafted a round (default: the best)."),
+    click.option("--cached-prompt", type=Tokens(zero=True), help="Tokens of the prompt found in the cache."),
+    click.option("--compare-kv", is_flag=True, help="Number formats of the KV cache side by side."),
 )
 
 on = click.option("--on", "named", help="A device by name instead of this machine, e.g. 'RTX 4090'.")

@@ -124,7 +124,7 @@ class ApiComparison:
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """Cost of one setup at full use of its hours; None where no speed is known.
+    """Cost of one setup at full use of its hours.
 
     Attributes:
         output, input: per million tokens written by decode, read by prefill.
@@ -143,12 +143,12 @@ class CostEstimate:
 
 
 def cost(setup: SetupEstimate, costs: Costs, apis: tuple[ApiPrice, ...] = ()) -> CostEstimate | None:
-    """What tokens of `setup` cost when it works all its hours; None where its speed is not known.
+    """What tokens of `setup` cost when it works all its hours; None where it does not fit or no speed is known.
 
     Raises:
         BadInput: an API's price is in another currency.
     """
-    if setup.speed is None:
+    if setup.speed is None or not setup.fits:
         return None
     used = energy(setup, watts=costs.watts)
     speed, sequences, load = setup.speed, setup.settings.parallel, setup.workload

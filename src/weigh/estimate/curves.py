@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from weigh.engines.engine import Settings
 from weigh.errors import BadInput
@@ -11,9 +12,11 @@ from weigh.estimate.setup import SetupEstimate, weigh
 from weigh.estimate.site import Site
 from weigh.estimate.speed import Workload
 from weigh.figure import Figure
+from weigh.model.ggml_types import GgmlType
 from weigh.model.spec import ModelSpec
 
 LONGEST_TOKENS = 32_768  # context of a curve unless one is asked for, where the model was trained for as much
+MOST_CURVES = 8  # that one picture can tell apart
 FIRST_TOKENS = 64  # shortest prompt and depth shown; from here on lengths double
 
 
@@ -30,13 +33,15 @@ class Curve:
     """One setup over lengths: a started engine, so context and split are the same at every point.
 
     Attributes:
-        label: what tells it from the others in one picture.
+        label: what tells it from the others in one picture; "" when it is alone.
+        subject: what all in one picture have in common.
         ttft: time to first token of prompts, nothing being cached; empty where no speed is known.
         decode: decode tokens/s of each sequence after depths, over the workload's output.
         note: what was changed of what was asked; "" for nothing.
     """
 
     label: str
+    subject: str
     setup: SetupEstimate
     ttft: tuple[Point, ...]
     decode: tuple[Point, ...]
@@ -53,6 +58,7 @@ def curve(
     depth_up_to: int | None = None,
     reserve_bytes: int | None = None,
     label: str = "",
+    subject: str = "",
 ) -> Curve:
     """Lengths double from 64 tokens to the longest that leaves room for the output in the context.
 
@@ -81,12 +87,62 @@ def curve(
     if not setup.fits:
         prompts = depths = ()
     return Curve(
-        label=label or f"{spec.name} {spec.quantization}",
+        label=label,
+        subject=subject,
         setup=setup,
         ttft=tuple(_points(setup, workload, prompts, depth=False)),
         decode=tuple(_points(setup, workload, depths, depth=True)),
         note=note,
     )
+
+
+def compared(
+    specs: Sequence[ModelSpec],
+    sites: Sequence[Site],
+    kv_types: Sequence[GgmlType] = (),
+    *,
+    context_tokens: int | None = None,
+    parallel: int = 1,
+    output_tokens: int = 128,
+    prompt_up_to: int | None = None,
+    depth_up_to: int | None = None,
+    reserve_bytes: int | None = None,
+) -> tuple[Curve, ...]:
+    """A curve for every model at every site under every KV type (F16 unless named), labelled by what differs.
+
+    Raises:
+        BadInput: they are more than one picture shows apart, or as `curve` does.
+    """
+    types = tuple(kv_types) or (GgmlType.F16,)
+    if len(specs) * len(sites) * len(types) > MOST_CURVES:
+        raise BadInput(
+            f"{len(specs) * len(sites) * len(types)} curves are too many for one picture",
+            hint=f"ask for {MOST_CURVES} at most",
+        )
+    context = context_tokens or max(
+        context_for(specs), *((asked or 0) + output_tokens for asked in (prompt_up_to, depth_up_to))
+    )
+    several = (len(specs) > 1, len(sites) > 1, len(types) > 1)
+    found = []
+    for spec, site, kind in product(specs, sites, types):
+        cache = f"{kind.name} cache" if kind is not GgmlType.F16 or len(types) > 1 else ""
+        words = (f"{spec.name} {spec.quantization}", f"on {site.target.name}", cache)
+        found.append(
+            curve(
+                spec,
+                site,
+                Settings(context, parallel, kind, kind),
+                Workload(output_tokens=output_tokens),
+                prompt_up_to=prompt_up_to,
+                depth_up_to=depth_up_to,
+                reserve_bytes=reserve_bytes,
+                label=", ".join(
+                    w for w, differs in zip(words, several, strict=True) if differs and w
+                ).removeprefix("on "),
+                subject=" ".join(w for w, differs in zip(words, several, strict=True) if not differs and w),
+            )
+        )
+    return tuple(found)
 
 
 def context_for(specs: Sequence[ModelSpec]) -> int:

@@ -1,6 +1,8 @@
 """What each command shows: the answer first, then its reasons and figures, then one next command."""
 
 from weigh.cli.screens.answer import show_answer, show_tasks
+from weigh.cli.screens.cost import show_cost
+from weigh.cli.screens.curve import show_curves
 from weigh.cli.screens.fit import show_comparison, show_fit, show_purchases, show_trial
 from weigh.cli.screens.ledger import (
     show_accuracy,
@@ -17,6 +19,8 @@ __all__ = [
     "show_accuracy",
     "show_answer",
     "show_comparison",
+    "show_cost",
+    "show_curves",
     "show_devices",
     "show_doctor",
     "show_exported",

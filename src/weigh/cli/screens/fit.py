@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from weigh import units
 from weigh.cli.render import Bold, Grid, interval, show
+from weigh.cli.screens.extras import show_extras
 from weigh.cli.screens.facts import facts, held
 from weigh.cli.screens.machine import site_facts
 
@@ -14,11 +15,14 @@ if TYPE_CHECKING:
     from weigh.advise.buy import Option, Purchases
     from weigh.bench.trial import Trial
     from weigh.engines.engine import Layout
+    from weigh.estimate.extras import Extras
     from weigh.estimate.serving import Served
     from weigh.estimate.setup import SetupEstimate
 
 
-def show_fit(found: SetupEstimate | Served, layout: Layout | None, *, asked: str) -> None:
+def show_fit(
+    found: SetupEstimate | Served, layout: Layout | None, *, asked: str, extras: Extras | None = None
+) -> None:
     from weigh.estimate.serving import Served
 
     if isinstance(found, Served):
@@ -38,6 +42,8 @@ def show_fit(found: SetupEstimate | Served, layout: Layout | None, *, asked: str
         facts(_layout_facts(found, layout))
     show()
     facts(_speed_facts(found))
+    if extras is not None:
+        show_extras(extras)
     if found.fits and found.site.target.probed and found.spec.generates:
         show("\nProve it  ", Bold(f"weigh try {asked}"))
 
