@@ -60,6 +60,7 @@ def here_document(here: Here, bandwidth: Bandwidth | None = None) -> Document:
     document = machine_document(here.machine)
     document["engine"] = {"name": here.engine.name, "version": here.engine_version} if here.engine else None
     document["calibration"] = here.calibration.to_json() if here.calibration else None
+    document["learned_from_runs"] = len(here.learned.lessons) if here.learned else 0
     if bandwidth is not None:
         document["memory_read"] = [
             {"threads": threads, "bytes_per_s": figure.to_json()} for threads, figure in bandwidth.by_threads
