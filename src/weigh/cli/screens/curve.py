@@ -115,7 +115,7 @@ def _decode_axes(plotext: Any, found: Sequence[Curve]) -> None:
 
 def depths(last: int) -> list[int]:
     """Even steps of a power of two, up to eight of them."""
-    step = max(1, 1 << max(0, (last // 8 - 1).bit_length()))
+    step = 1 << (-(-last // 8) - 1).bit_length() if last else 1
     return list(range(0, last + 1, step))
 
 
