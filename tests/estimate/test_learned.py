@@ -115,9 +115,11 @@ def test_runs_under_another_calibration_say_less_of_the_machine() -> None:
 
 
 def test_several_sequences_at_once_are_another_matter() -> None:
-    seen = [lesson(replace(SETUP, parallel=4), 0.5)]
-    assert decode(seen, SETUP) == replace(decode(seen, SETUP), value=10.0)
-    assert decode(seen, replace(SETUP, parallel=4)).value < 6.5
+    several = [lesson(replace(SETUP, parallel=4), 0.5)]
+    assert decode(several, SETUP).value > 9.2
+    assert decode(several, replace(SETUP, parallel=4)).value < 5.5
+    slower = [lesson(setup, 0.7) for setup in models(8)]  # one at a time, but the machine is the same
+    assert 7.0 < decode(slower, replace(SETUP, parallel=4)).value < 9.0
 
 
 def test_decode_and_prefill_learn_apart_and_load_stays() -> None:

@@ -32,6 +32,10 @@ from weigh.model.spec import ModelSpec
 # calibrations minutes apart on one machine that differed by a tenth either way (docs/accuracy.md).
 MACHINE, CALIBRATION, FAMILY, QUANTIZATION, SETUP = 0.25, 0.2, 0.2, 0.1, 0.25
 
+# Several sequences at once: variance on top, shared among such runs alone. The formula claims 30 % for them on
+# top of some 17 % (speed.SMALL_BATCH_ERROR).
+BATCHED = 3.0
+
 DRIFT = 0.03  # standard deviation between runs that steady steps do not show, and the least: a judgement
 PRIOR_RUNS = 4.0  # how many runs a claimed variance is worth when it is held against the seen one
 NEAR_TOKENS = 64  # depths are alike when they differ by little, or by little of their logarithm
@@ -187,12 +191,14 @@ class _Place(NamedTuple):
 
 
 def _likeness(one: _Place, other: _Place) -> float:
-    """Correlation of two setups' errors, 0 to 1. Batched decode has errors of its own."""
-    if one.batched != other.batched:
-        return 0.0
+    """Covariance of two setups' errors, in units of the variance that all have."""
     total = MACHINE
     if one.calibration == other.calibration:
         total += CALIBRATION
+    if one.batched != other.batched:
+        return total
+    if one.batched:
+        total += BATCHED
     if one.family == other.family and one.family:
         total += FAMILY
     if one.quantization == other.quantization and one.quantization:
@@ -201,6 +207,11 @@ def _likeness(one: _Place, other: _Place) -> float:
         apart = math.log((one.tokens + NEAR_TOKENS) / (other.tokens + NEAR_TOKENS))
         total += SETUP * math.exp(-abs(apart))
     return total
+
+
+def _variance(place: _Place) -> float:
+    """In the same units; what is unknown of a setup varies too."""
+    return 1 + BATCHED if place.batched else 1.0
 
 
 class _Effects:
@@ -226,7 +237,7 @@ class _Effects:
         self._prior = max(width**2 - self._noise**2, width**2 / 4, DRIFT**2)
         covariance = [[self._prior * _likeness(a, b) for b in self._places] for a in self._places]
         for number, (noise, those) in enumerate(zip(noises, runs, strict=True)):
-            covariance[number][number] = self._prior + noise / len(those)
+            covariance[number][number] = self._prior * _variance(self._places[number]) + noise / len(those)
         self._root = _cholesky(covariance)
         self._whitened = _solved(self._root, missed)
         self._scatter = (PRIOR_RUNS + sum(w * w for w in self._whitened)) / (PRIOR_RUNS + len(missed))
@@ -270,9 +281,9 @@ class _Effects:
     def _correction(self, place: _Place) -> Correction:
         shared = _solved(self._root, [self._prior * _likeness(place, other) for other in self._places])
         shift = sum(s * w for s, w in zip(shared, self._whitened, strict=True))
-        left = self._prior - sum(s * s for s in shared)
-        noise = self._noise**2
-        width = math.sqrt(self._scatter * (max(left, 0.0) + noise) / (self._prior + noise))
+        before, noise = self._prior * _variance(place), self._noise**2
+        left = max(before - sum(s * s for s in shared), 0.0)
+        width = math.sqrt(self._scatter * (left + noise) / (before + noise))
         return Correction(shift, width, _Z80 * self._noise)
 
 

@@ -280,7 +280,7 @@ def _without(site: Site, extra: Sequence[DeviceMemory]) -> Site:
         replace(gpu, free_bytes=max(0, gpu.free_bytes - device.total_bytes))
         for gpu, device in zip(target.gpus, extra[1:], strict=True)
     )
-    return Site(replace(target, host=host, gpus=gpus), site.calibration)
+    return Site(replace(target, host=host, gpus=gpus), site.calibration, site.learned)
 
 
 def _together(
