@@ -51,7 +51,10 @@ def test_what_is_not_said_is_not_counted(capsys: pytest.CaptureFixture[str], sto
     found = answer(capsys, *ASKED)
     assert found["cost"]["written"]["electricity"] is None
     _, out, _ = ask(capsys, *ASKED)
-    assert "its price was not said" in out
+    assert "Electricity  not counted: its price was not said" in out
+    used = answer(capsys, "cost", "llama-3.1-8b:Q4_K_M", "--on", "RTX 3090", "--electricity", "0.3")
+    assert used["cost"]["written"]["hardware"]["value"] == 0
+    assert used["cost"]["written"]["electricity"]["value"] > 0
 
 
 def test_unknown_power_asks_for_watts(capsys: pytest.CaptureFixture[str], store: Store) -> None:

@@ -75,6 +75,7 @@ def test_a_quantized_cache_says_what_it_saves(capsys: pytest.CaptureFixture[str]
         (("--cached-prompt", "512"), "leave nothing"),
         (("--draft", "ngram", "--on", "RTX 4090"), "one device"),
         (("--compare-kv", "--on", "RTX 4090"), "one device"),
+        (("--draft", "ngram", "--engine", "ollama"), "llama.cpp"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(

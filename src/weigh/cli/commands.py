@@ -157,6 +157,7 @@ def fit(
         layout = ask_layout(_asked_here(first), spec, settings) if ask_engine else None
         more = _extras(
             found,
+            engine,
             drafter=draft,
             acceptance=acceptance,
             draft_tokens=draft_tokens,
@@ -176,14 +177,15 @@ def fit(
     return 0 if any(one.fits for one in found) and together else _NO
 
 
-def _extras(found: Sequence[SetupEstimate | Served], **asked: Any) -> Extras | None:
+def _extras(found: Sequence[SetupEstimate | Served], engine: str, **asked: Any) -> Extras | None:
     """Raises BadInput where more is asked than one setup of llama.cpp can answer."""
     from weigh.errors import BadInput
     from weigh.estimate.extras import extras
     from weigh.estimate.setup import SetupEstimate
 
     wanted = any(asked[name] not in (None, False) for name in asked if name != "reserve_bytes")
-    if len(found) == 1 and isinstance(found[0], SetupEstimate):
+    answered = len(found) == 1 and (engine == "llama.cpp" or not wanted)
+    if answered and isinstance(found[0], SetupEstimate):
         if asked["drafter"] is None and (asked["acceptance"] is not None or asked["draft_tokens"]):
             raise BadInput("nothing drafts", hint="add --draft MODEL, --draft ngram or --draft mtp")
         return extras(found[0], **asked)
@@ -266,7 +268,9 @@ def curve(
 
 @click.command()
 @click.argument("model")
-@click.option("--price", type=click.FloatRange(0), required=True, help="Of the hardware.")
+@click.option(
+    "--price", type=click.FloatRange(0), default=0.0, help="Of the hardware (default: not counted)."
+)
 @click.option(
     "--lifetime", type=options.Years(), default="3y", show_default=True, help="Then it is worth nothing."
 )

@@ -51,12 +51,13 @@ def _cells(part: PerMillion) -> tuple[str, str, str]:
 
 def _assumed(found: CostEstimate) -> list[tuple[str, str]]:
     costs = found.costs
+    bought = f"{costs.price:,.2f} {costs.currency} over {costs.lifetime_years:g} years"
     rows = [
+        ("Hardware", bought if costs.price else "not counted: its price was not said"),
         (
-            "Hardware",
-            f"{costs.price:,.2f} {costs.currency} over {costs.lifetime_years:g} years,"
-            f" {costs.hours_per_day:g} h a day at full use: {found.tokens_per_day.value:,.0f} tokens a day at most",
-        )
+            "Full use",
+            f"{costs.hours_per_day:g} h a day: {found.tokens_per_day.value:,.0f} tokens a day at most",
+        ),
     ]
     if costs.electricity_per_kwh is None:
         rows.append(("Electricity", "not counted: its price was not said"))
