@@ -178,6 +178,22 @@ def profiles(data: bytes) -> None:
         profiles.profiles(path)
 
 
+def runs(data: bytes) -> None:
+    """Runs that others have exported; each is shown, counted and written again."""
+    from weigh.cli.documents import accuracy_document, history_document
+    from weigh.store.accuracy import GROUPINGS, accuracy
+    from weigh.store.ledger import read_export
+    from weigh.store.run import Origin, Run
+
+    origin = Origin("someone", "runs.json", 1.0)
+    found = read_export(_PATH, data, origin)
+    json.dumps(history_document(found), allow_nan=False)
+    for by in GROUPINGS:
+        json.dumps(accuracy_document(accuracy(found, by), by), allow_nan=False)
+    for run in found:
+        assert Run.from_json(json.loads(json.dumps(run.to_json())), origin) == run
+
+
 def _looked_at(spec: object) -> None:
     """What every face computes of a model, so that no figure of an accepted one fails later."""
     from weigh.cli.documents import model_document
@@ -406,6 +422,14 @@ def _profile_seeds() -> list[bytes]:
     ]
 
 
+@cache
+def _run_seeds() -> list[bytes]:
+    from tests.store.runs import RUN
+
+    listed = ([], [RUN.to_json()], [RUN.to_json(), RUN.to_json()])
+    return [json.dumps({"weigh_runs": 1, "runs": runs}).encode() for runs in listed]
+
+
 _JSON = (
     b"null",
     b"true",
@@ -456,6 +480,7 @@ TARGETS = {
     "hub": Target(
         hub, _hub_seeds, (*_JSON, b'"sha"', b'"siblings"', b'"rfilename"', b'"size"', b".gguf", SPLIT)
     ),
+    "runs": Target(runs, _run_seeds, (*_JSON, b'"measured"', b'"low"', b"1e14", b"5e-324")),
     "names": Target(names, _typed_seeds, (b"/", b":", b"@", b"Q4_K_M", b"UD-", b"\0"), 512),
     "close-devices": Target(close_devices, _device_seeds, (b"x ", b" GB", b"DDR5-", b"RTX", b"Ultra"), 512),
     "profiles": Target(

@@ -157,6 +157,7 @@ HOSTILE = {
     "endless": _with("noise", value=1e999),
     "below nought": _with("load_s", "measured", value=[-1.0]),
     "nought": _with("decode_tokens_per_s", "measured", value=[0]),
+    "next to nought": _with("decode_tokens_per_s", "measured", value=[5e-324]),
     "a number without end": _with("decode_tokens_per_s", "measured", value=[10**400]),
     "a million samples": _with("decode_tokens_per_s", "measured", value=[1.0] * 100_000),
     "tokens in part": _with("workload", "prompt_tokens", value=1.5),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from weigh.store import Store
 from weigh.store.ledger import record
-from weigh.store.run import MOST_GPUS, MOST_LETTERS, MOST_SAMPLES, Kind, Quantity, Run
+from weigh.store.run import LARGEST, MOST_GPUS, MOST_LETTERS, MOST_SAMPLES, SMALLEST, Kind, Quantity, Run
 
 if TYPE_CHECKING:
     from weigh.bench.here import Here
@@ -78,7 +77,7 @@ def _beside(
 
 def _told(samples: Sequence[float]) -> tuple[float, ...]:
     """Without those that say nothing, as the decode rate of a single token."""
-    return tuple(float(one) for one in samples if 0 < one < math.inf)[:MOST_SAMPLES]
+    return tuple(float(one) for one in samples if SMALLEST <= one <= LARGEST)[:MOST_SAMPLES]
 
 
 def _plain(name: str) -> str:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 FORMAT = "weigh_runs"  # the key that an export begins with; its value is the format's number
 FORMAT_NUMBER = 1
-MOST_BYTES = 16 << 20  # of an export: some ten thousand runs
-MOST_RUNS = 10_000
+MOST_RUNS = 5000  # of an export
+MOST_BYTES = 16 << 20  # these take some 9 MB
 MOST_TEACHING = 200  # newest runs that are learned from; older ones hardly add to them
 
 
@@ -51,7 +51,8 @@ def runs(
         imported: also those of others.
     """
     found: list[Run] = []
-    for run in _read(store, "" if imported else "WHERE origin = ''"):
+    most = limit if limit is not None and model is None else -1
+    for run in _read(store, "" if imported else "WHERE origin = ''", limit=most):
         if limit is not None and len(found) >= limit:
             break
         if model is None or _is_of(run, model):
@@ -80,10 +81,12 @@ def export(path: Path, kept: Sequence[Run]) -> None:
     """Write runs of one's own to a new file, for others to import; it names the machine, but nobody.
 
     Raises:
-        BadInput: the file exists or cannot be written, or a run is someone else's.
+        BadInput: the file exists or cannot be written, a run is someone else's, or they are too many.
     """
     if any(run.origin for run in kept):
         raise BadInput("runs of others are theirs to pass on", hint="export your own only")
+    if len(kept) > MOST_RUNS:
+        raise BadInput(f"{len(kept):,} runs are more than the {MOST_RUNS:,} of one file", hint="export fewer")
     document = {FORMAT: FORMAT_NUMBER, "runs": [run.to_json() for run in kept]}
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -109,7 +112,7 @@ def import_runs(store: Store, path: Path, who: str) -> Imported:
     if not who.strip() or not who.isprintable() or len(who) > MOST_LETTERS:
         raise BadInput("imported runs need an origin", hint="say in a few letters whose they are")
     origin = Origin(who.strip(), path.name[:MOST_LETTERS], time.time())
-    found = _exported(path, origin)
+    found = read_export(path, _bytes_of(path), origin)
     with store.open() as db:
         added = sum(_insert(db, run) for run in found)
     return Imported(origin, added, len(found) - added)
@@ -206,14 +209,20 @@ def _read(store: Store, where: str, *values: object, limit: int = -1) -> Iterabl
             continue
 
 
-def _exported(path: Path, origin: Origin) -> list[Run]:
-    from weigh.model.json_object import json_object
+def _bytes_of(path: Path) -> bytes:
     from weigh.model.source import LocalFile
 
     with LocalFile(path, kind="file of runs") as source:
         if source.size_bytes > MOST_BYTES:
             raise BadFile(path, f"larger than {MOST_BYTES >> 20} MiB, which no list of runs is")
-        data = json_object(path, source.read(0, MOST_BYTES), what="the list of runs")
+        return source.read(0, MOST_BYTES)
+
+
+def read_export(path: Path, content: bytes, origin: Origin) -> list[Run]:
+    """The runs in an export's bytes; raises BadFile that names `path`, the run and what is wrong with it."""
+    from weigh.model.json_object import json_object
+
+    data = json_object(path, content, what="the list of runs")
     if data.get(FORMAT) != FORMAT_NUMBER or set(data) != {FORMAT, "runs"}:
         raise BadFile(path, "is no export of runs", hint="weigh exports runs to a file of its own")
     listed = data["runs"]

@@ -19,6 +19,7 @@ MOST_SAMPLES = 1000  # of one quantity
 MOST_GPUS = 64
 MOST_TOKENS = 1 << 30
 LARGEST = 1e15  # of any figure: a petabyte, which nothing that is measured reaches
+SMALLEST = 1e-9  # likewise: a nanosecond, so that no ratio of two overflows
 LAST_UNIX_S = 4102444800.0  # the year 2100
 
 UNITS = {
@@ -318,7 +319,7 @@ class _Fields:
     def _number(self, found: object, key: str, *, zero: bool = False, most: float = LARGEST) -> float:
         if isinstance(found, bool) or not isinstance(found, int | float):
             raise ValueError(f"`{self._at(key)}` is not a number")
-        # a comparison that NaN fails, and that no whole number is too large for
-        if not (0 <= found <= most) or (found == 0 and not zero):
-            raise ValueError(f"`{self._at(key)}` is not between 0 and {most:g}")
+        least = 0 if zero else SMALLEST
+        if not least <= found <= most:  # NaN fails it, and no whole number is too large for it
+            raise ValueError(f"`{self._at(key)}` is not between {least:g} and {most:g}")
         return abs(float(found))  # minus nought is nought, so that equal runs have equal ids
