@@ -489,6 +489,7 @@ def answer_document(site: Site, answer: Answer) -> Document:
 def trial_document(result: Trial) -> Document:
     speed = result.estimate.speed
     estimated = speed_document(speed) or {}
+    uncorrected = speed_document(result.estimate.uncorrected_speed) or {}
     return {
         "model": result.estimate.spec.name,
         "quantization": result.estimate.spec.quantization,
@@ -498,6 +499,7 @@ def trial_document(result: Trial) -> Document:
             **{key: estimated.get(key) for key in ("load_s", "prefill_tokens_per_s", "decode_tokens_per_s")},
             "peak_memory_bytes": result.estimate.peak_memory_bytes.to_json(),
         },
+        "uncorrected": {key: uncorrected.get(key) for key in ("prefill_tokens_per_s", "decode_tokens_per_s")},
         "measured": {
             "load_s": result.load_s.to_json(),
             "prefill_tokens_per_s": result.prefill_tokens_per_s.to_json(),
