@@ -114,3 +114,9 @@ def test_axes_have_round_numbers() -> None:
     assert len(depths(1_000_000)) <= 9
     assert depths(3) == [0, 1, 2, 3]
     assert [short(n) for n in (64, 1024, 1536, 131_072)] == ["64", "1k", "1.5k", "128k"]
+
+
+def test_a_model_that_writes_nothing_has_no_curve(capsys: pytest.CaptureFixture[str], store: Store) -> None:
+    code, out, _ = ask(capsys, "curve", "BAAI/bge-m3", *ON)
+    assert code == 1
+    assert "writes no tokens" in out

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from weigh import units
 from weigh.cli.render import Bold, Grid, interval, show
-from weigh.cli.screens.facts import facts
+from weigh.cli.screens.facts import facts, unknown_speed
 
 if TYPE_CHECKING:
     from weigh.estimate.cost import ApiComparison, CostEstimate, PerMillion
@@ -41,7 +41,7 @@ def show_cost(found: CostEstimate | None, setup: SetupEstimate) -> None:
 def _unpriced(setup: SetupEstimate) -> str:
     if not setup.fits:
         return f" does not fit: it needs {units.gib(setup.memory.total_bytes)}"
-    return ": its speed is unknown, and so is what a token costs (weigh machine --calibrate)"
+    return f": speed {unknown_speed(setup)}, and so is what a token costs"
 
 
 def _cells(part: PerMillion) -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from weigh import units
 from weigh.cli.render import UNLIMITED, Bold, Grid, interval, screen_width, show
-from weigh.cli.screens.facts import facts
+from weigh.cli.screens.facts import facts, unknown_speed
 
 if TYPE_CHECKING:
     from weigh.estimate.curves import Curve, Point
@@ -26,7 +26,7 @@ def show_curves(found: Sequence[Curve], saved: str = "") -> None:
         if not one.setup.fits:
             show(Bold(name), " does not fit: it needs ", units.gib(one.setup.memory.total_bytes))
         elif not one.ttft:
-            show(Bold(name), ": speed unknown (weigh machine --calibrate)")
+            show(Bold(name), f": speed {unknown_speed(one.setup)}")
     if drawn:
         show(Bold(drawn[0].subject), f"{': ' if drawn[0].subject else ''}{heading(drawn)}\n")
         show(Bold("Time to first token"), " over the length of the prompt")

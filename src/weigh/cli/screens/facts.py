@@ -10,6 +10,7 @@ from weigh.cli.render import Grid, show
 
 if TYPE_CHECKING:
     from weigh.estimate.placement import DeviceMemory
+    from weigh.estimate.setup import SetupEstimate
 
 
 def facts(rows: list[tuple[str, str]]) -> None:
@@ -18,6 +19,13 @@ def facts(rows: list[tuple[str, str]]) -> None:
     for row in rows:
         grid.add(*row)
     show(grid)
+
+
+def unknown_speed(setup: SetupEstimate) -> str:
+    """Why no speed is known of a setup."""
+    if not setup.spec.generates:
+        return "not estimated: an embedding model writes no tokens"
+    return "unknown: this machine is not calibrated (weigh machine --calibrate)"
 
 
 def held(devices: Sequence[DeviceMemory], *, of_room: bool = True) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from weigh import units
 from weigh.cli.render import Bold, Grid, interval, show
 from weigh.cli.screens.extras import show_extras
-from weigh.cli.screens.facts import facts, held
+from weigh.cli.screens.facts import facts, held, unknown_speed
 from weigh.cli.screens.machine import site_facts
 
 if TYPE_CHECKING:
@@ -259,10 +259,8 @@ def _layout_facts(found: SetupEstimate, layout: Layout) -> list[tuple[str, str]]
 
 def _speed_facts(found: SetupEstimate) -> list[tuple[str, str]]:
     speed, load = found.speed, found.workload
-    if not found.spec.generates:
-        return [("Speed", "not estimated: an embedding model writes no tokens")]
     if speed is None:
-        return [("Speed", "unknown: this machine is not calibrated (weigh machine --calibrate)")]
+        return [("Speed", unknown_speed(found))]
     if not found.fits:
         return []
     cold = f", {interval(speed.load_cold_s)} when it is not" if speed.load_cold_s else ""
