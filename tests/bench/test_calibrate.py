@@ -30,7 +30,9 @@ def test_a_machine_is_calibrated_and_leaves_nothing_behind(
         budget_s=0,
         progress=lambda stage, done: stages.append(done),
     )
-    assert set(found.formats) == {"Q4_K"}  # the first one is always run
+    assert set(found.formats) == {kind.name for kind in module.FORMATS[0]}  # these are always run
+    assert found.states == {}  # the rest is left out when there is no time
+    assert all(0 < rate.decode <= 1 and 0 < rate.prefill <= 1 for rate in found.by_threads)
     rates = [
         found.formats["Q4_K"].decode_bytes_per_s,
         found.formats["Q4_K"].prefill_flops_per_s,
@@ -42,6 +44,8 @@ def test_a_machine_is_calibrated_and_leaves_nothing_behind(
         found.repack_bytes_per_s,
         found.check_decode,
         found.check_prefill,
+        *found.quantized_cache,
+        found.batch_cost,
     ]
     assert all(0 < rate < math.inf for rate in rates)
     assert list(folder.iterdir()) == []

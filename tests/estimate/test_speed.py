@@ -8,8 +8,11 @@ import pytest
 
 from tests.calibrations import CALIBRATION
 from weigh.bench import probes
-from weigh.estimate.speed import Workload, decode_step_s, load_s, prefill_s, speed
-from weigh.estimate.work import work
+from weigh.engines.engine import Settings
+from weigh.estimate.calibration import StateRate, ThreadRate
+from weigh.estimate.graph import Form
+from weigh.estimate.speed import Workload, decode_step_s, load_s, prefill_s, speed, thread_share
+from weigh.estimate.work import StateWork, work
 from weigh.figure import Basis
 from weigh.model.ggml_types import GgmlType
 from weigh.model.spec import Mixer, MixerKind
@@ -50,8 +53,8 @@ def test_a_sliding_layer_reads_no_further_than_its_window() -> None:
     assert decode_step_s(work(DENSE), CALIBRATION, cached_tokens=100) == pytest.approx(at_window)
 
 
-def test_prefill_multiplies_every_weight_twice_per_token() -> None:
-    flops_s = 2 * DENSE_WEIGHTS * 512 / 100e9
+def test_prefill_multiplies_every_weight_twice_per_token_but_the_last_feed_forward() -> None:
+    flops_s = 2 * (DENSE_WEIGHTS - 3 * 4_000_000) * 512 / 100e9
     output_s = 2 * OUTPUT_WEIGHTS / 10e9
     pairs = 512 * 512 / 2
     attention_s = pairs * 10 * 2 * 8 * (125 + 125) / 20e9
@@ -62,7 +65,39 @@ def test_prefill_multiplies_every_weight_twice_per_token() -> None:
 
 def test_a_prompt_of_one_token_costs_no_less_than_streaming_the_weights() -> None:
     one = prefill_s(work(DENSE), CALIBRATION, tokens=1)
-    assert one >= decode_step_s(work(DENSE), CALIBRATION, cached_tokens=0)
+    last_feed_forward_s = 2 * 3 * 4_000_000 / 10e9
+    assert one >= decode_step_s(work(DENSE), CALIBRATION, cached_tokens=0) - last_feed_forward_s
+
+
+def test_a_quantized_cache_changes_attention_alone() -> None:
+    slower = replace(CALIBRATION, quantized_cache=(0.5, 0.25))
+    settings = Settings(kv_type_k=GgmlType.Q8_0, kv_type_v=GgmlType.Q8_0)
+    plain = decode_step_s(work(DENSE), slower, cached_tokens=1000)
+    quantized = decode_step_s(work(DENSE), slower, cached_tokens=1000, settings=settings)
+    attention_s = 1000 * 10 * 2 * 8 * (125 + 125) / 4e9
+    assert quantized - plain == pytest.approx(attention_s)  # twice as long
+
+
+def test_a_state_is_passed_once_per_token_and_layer() -> None:
+    states = (StateWork(10, Form.MAMBA2, 1_000_000),)
+    known = replace(CALIBRATION, states={Form.MAMBA2: StateRate(1e9, 4e9)})
+    todo, stateless = replace(work(DENSE), states=states), work(DENSE)
+    step_s = decode_step_s(todo, known, cached_tokens=0) - decode_step_s(stateless, known, cached_tokens=0)
+    assert step_s == pytest.approx(10 * 1_000_000 / 1e9)
+    prompt_s = prefill_s(todo, known, tokens=100) - prefill_s(stateless, known, tokens=100)
+    assert prompt_s == pytest.approx(100 * 10 * 1_000_000 / 4e9)
+
+
+def test_fewer_threads_are_as_fast_as_was_seen_and_between_that_by_a_power() -> None:
+    seen = (ThreadRate(1, 0.5, 0.25), ThreadRate(4, 0.8, 0.5))
+    known = replace(CALIBRATION, threads=16, by_threads=seen)
+    assert thread_share(known, None) == thread_share(known, 16) == thread_share(known, 64) == (1.0, 1.0)
+    assert thread_share(known, 1) == pytest.approx((0.5, 0.25))
+    assert thread_share(known, 2) == pytest.approx(((0.5 * 0.8) ** 0.5, (0.25 * 0.5) ** 0.5))
+    assert thread_share(known, 8) == pytest.approx((0.8**0.5, 0.5**0.5))
+    weights_s = 2 * (DENSE_WEIGHTS + OUTPUT_WEIGHTS) / 10e9
+    step_s = decode_step_s(work(DENSE), known, cached_tokens=0, settings=Settings(threads=1))
+    assert step_s == pytest.approx(weights_s / 0.5 + FIXED_S)
 
 
 def test_a_token_streams_only_the_experts_it_visits() -> None:
@@ -108,7 +143,7 @@ def test_a_format_that_was_not_run_borrows_from_the_nearest_and_says_so() -> Non
     assert borrowed.spread >= 0.25
 
 
-def _decode_width(**changes: float) -> float:
+def _decode_width(**changes: object) -> float:
     found = speed(
         work(DENSE), replace(CALIBRATION, **changes), Workload(), file_bytes=1, repacked_bytes=0
     ).decode_tokens_per_s
@@ -119,6 +154,7 @@ def _decode_width(**changes: float) -> float:
 
 def test_the_interval_widens_with_noise_and_with_a_missed_check() -> None:
     assert _decode_width(noise=0.3) > _decode_width()
+    assert _decode_width(problems=("other programs took 40% of the processors' time",)) > _decode_width()
     assert _decode_width(check_decode=1.5) == pytest.approx(_decode_width(check_decode=1 / 1.5))
     assert _decode_width(check_decode=1.5) > _decode_width()
 

@@ -1,9 +1,11 @@
 """Learn a machine's rates by running the engine on small probes; about half a minute.
 
-Each probe makes one kind of work dominate, so its rate follows by subtraction, in this order: fixed
-times from tiny models, then one number format after another, then stacked experts, attention over a
-long cache, loading. A last model, a mix like those people use, is predicted and then run: its miss is
-kept and widens every interval.
+Each probe makes one kind of work dominate, so its rate follows by subtraction, in this order: fixed times from
+tiny models, then one number format after another, then stacked experts, attention over a long cache, recurrent
+states, several sequences, fewer threads, loading. Probes of a group stay loaded and run in turns, and one of
+them, the anchor, runs in every group: when the machine as a whole is faster or slower in one group than in
+another, the anchor shows it and the group's times are set right. A last model, a mix like those people use, is
+predicted and then run: its miss is kept and widens every interval. What else the processors did is watched.
 """
 
 from __future__ import annotations
@@ -11,94 +13,168 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from weigh.bench import probes
-from weigh.bench.drive import Drive, Progress, drive, relative_spread
+from weigh.bench.drive import Progress
+from weigh.bench.turns import Driven, Seen, in_turns
 from weigh.engines.engine import Engine, Limits, Settings
-from weigh.estimate.calibration import Calibration, FormatRate
+from weigh.estimate.calibration import Calibration, FormatRate, StateRate, ThreadRate
+from weigh.estimate.graph import Form
 from weigh.estimate.memory import memory
-from weigh.estimate.speed import decode_step_s, load_s, prefill_s
+from weigh.estimate.speed import decode_step_s, load_s, passed_weights, prefill_s
 from weigh.estimate.work import work
 from weigh.machine import Machine
 from weigh.machine.bandwidth import measure_bandwidth
 from weigh.machine.disk import measure_read_rate
+from weigh.machine.disturbance import Watch
 from weigh.model.catalog import catalog
 from weigh.model.ggml_types import GgmlType
 from weigh.model.quantization import quantize
 from weigh.model.spec import ModelSpec
-from weigh.synth import synthetic_file, truncated
+from weigh.synth import shortened, synthetic_file
 
-# Most used first: what the budget cannot reach borrows from its neighbours.
+# Most used first, the anchor before all: what the budget cannot reach borrows from its neighbours.
 FORMATS = (
-    GgmlType.Q4_K,
-    GgmlType.Q6_K,
-    GgmlType.Q8_0,
-    GgmlType.Q5_K,
-    GgmlType.Q4_0,
-    GgmlType.MXFP4,
-    GgmlType.Q3_K,
-    GgmlType.F16,
-    GgmlType.Q2_K,
+    (GgmlType.Q4_K, GgmlType.Q6_K, GgmlType.Q8_0, GgmlType.Q5_K, GgmlType.Q4_0),
+    (GgmlType.F16, GgmlType.MXFP4, GgmlType.Q3_K, GgmlType.IQ4_XS, GgmlType.Q2_K),
+    (GgmlType.IQ3_S, GgmlType.IQ2_XS, GgmlType.IQ1_S, GgmlType.BF16, GgmlType.Q5_0),
 )
-PREFILL_TOKENS = 64
-DECODE_TOKENS = 10
-REPETITIONS = 2
+ANCHOR = FORMATS[0][0]
+STATES = {  # a small model of each kind of recurrence, and as many layers as hold its attention too
+    Form.DELTA: ("Qwen/Qwen3.5-0.8B", 4),
+    Form.MAMBA2: ("ibm-granite/granite-4.0-h-micro", 6),
+    Form.CONVOLUTION: ("LiquidAI/LFM2-350M", 6),
+}
+CHECK_MODEL, CHECK_LAYERS = "meta-llama/Llama-3.2-1B-Instruct", 5
+PROMPT_TOKENS = 64
+EXPERTS_PROMPT_TOKENS = 256
+OUTPUT_TOKENS = 12
 DEPTH_TOKENS = 1024
+PARALLEL = 4
+ROUNDS = 3
 TINY_WIDTH = 256
-CHECK_MODEL = "meta-llama/Llama-3.2-1B-Instruct"
-FORMATS_SHARE = 0.7  # of the time budget
+LEAST_LAYERS = 3  # of a format's probe: prefill hardly uses the last one
+CACHE_TYPE = GgmlType.Q8_0  # of a quantized cache
+
+
+_PLAIN = Settings(context_tokens=2 * DEPTH_TOKENS)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A model and what it does in its turn."""
+
+    spec: ModelSpec
+    prompt_tokens: int = PROMPT_TOKENS
+    output_tokens: int = OUTPUT_TOKENS
+    depth_tokens: int = 0
+    settings: Settings = _PLAIN
 
 
 class _Bench:
-    """Runs probes one after another and says how far it is."""
+    """Runs groups of probes, the anchor among them, and says how far it is."""
 
     def __init__(
-        self, machine: Machine, engine: Engine, folder: Path, progress: Progress, probes_total: int
-    ) -> None:
-        self.machine, self.engine, self._folder = machine, engine, folder
-        self._progress, self._total, self._done = progress, probes_total, 0
-        self.cpu_features = engine.cpu_features(machine.cpu.instruction_sets)
-        self.steps_spread: list[float] = []
-        self.read_bytes_per_s: float | None = None
-
-    def run(
         self,
-        spec: ModelSpec,
-        label: str,
+        machine: Machine,
+        engine: Engine,
+        folder: Path,
+        progress: Progress,
         *,
-        prompt_tokens: int = PREFILL_TOKENS,
-        output_tokens: int = DECODE_TOKENS,
-        depth_tokens: int = 0,
-        measure_disk: bool = False,
-    ) -> Drive:
-        self._progress(label, self._done / self._total)
-        settings = Settings(context_tokens=2 * DEPTH_TOKENS, threads=self.machine.cpu.threads)
-        with synthetic_file(spec, self._folder) as path:
-            with self.engine.start(path, settings, Limits(start_s=60, silence_s=60)) as session:
-                result = drive(
-                    session,
-                    vocab=spec.vocab,
-                    prompt_tokens=prompt_tokens,
-                    output_tokens=output_tokens,
-                    depth_tokens=depth_tokens,
-                    repetitions=REPETITIONS,
-                )
-            if measure_disk:
-                rate = measure_read_rate(path)
-                self.read_bytes_per_s = rate.value if rate else None
+        budget_s: float,
+        groups: int,
+    ) -> None:
+        self.machine, self.engine = machine, engine
+        self.cpu_features = engine.cpu_features(machine.cpu.instruction_sets)
+        self.spreads: list[float] = []
+        self.read_bytes_per_s: float | None = None
+        self._folder, self._progress, self._groups = folder, progress, groups
+        self._started_s, self._budget_s, self._done = time.monotonic(), budget_s, 0
+        self._anchor: tuple[float, float] | None = None
+
+    @property
+    def time_left(self) -> bool:
+        """Whether groups that can be done without still have their time."""
+        return time.monotonic() - self._started_s < self._budget_s * 0.6
+
+    def run(self, label: str, group: Sequence[_Probe], *, anchored: bool = True) -> list[Seen]:
+        """Times of the probes as if the machine had been as fast throughout as in the first anchored group.
+
+        Args:
+            anchored: False for probes before there is an anchor.
+        """
+        anchor = _Probe(_format_spec(self.machine, ANCHOR))
+        added = [anchor] if anchored and group[0].spec.name != ANCHOR.name else []
+        every = [*added, *group]
+        share_s = self._budget_s / self._groups
+        with ExitStack() as stack:
+            driven = []
+            for number, probe in enumerate(every):
+                self._tell(label, number / (2 * len(every)))
+                driven.append(self._loaded(stack, probe))
+            seen = in_turns(
+                driven,
+                rounds=ROUNDS,
+                deadline_s=time.monotonic() + share_s / 2,
+                progress=lambda done: self._tell(label, 0.5 + done / 2),
+            )
         self._done += 1
-        self.steps_spread.append(relative_spread(result.step_times_s))
-        return result
+        self.spreads += [one.spread for one in seen]
+        if not anchored:
+            return seen
+        now = seen[0].prefill_s, seen[0].step_s
+        self._anchor = self._anchor or now
+        prefill, step = (was / is_ for was, is_ in zip(self._anchor, now, strict=True))
+        return [_rescaled(one, prefill, step) for one in seen[len(added) :]]
+
+    def _tell(self, label: str, done: float) -> None:
+        self._progress(label, min(1.0, (self._done + done) / self._groups))
+
+    def _loaded(self, stack: ExitStack, probe: _Probe) -> Driven:
+        settings = probe.settings
+        if settings.threads is None:
+            settings = replace(settings, threads=self.machine.cpu.threads)
+        path = stack.enter_context(synthetic_file(probe.spec, self._folder))
+        if self.read_bytes_per_s is None and probe.spec.name == ANCHOR.name:
+            rate = measure_read_rate(path)
+            self.read_bytes_per_s = rate.value if rate else None
+        session = stack.enter_context(self.engine.start(path, settings, Limits(start_s=60, silence_s=60)))
+        return Driven(
+            session,
+            probe.spec.vocab,
+            probe.prompt_tokens,
+            probe.output_tokens,
+            probe.depth_tokens,
+            settings.parallel,
+        )
+
+
+def _rescaled(seen: Seen, prefill: float, step: float) -> Seen:
+    return replace(
+        seen,
+        prefills_s=[s * prefill for s in seen.prefills_s],
+        steps_s=[s * step for s in seen.steps_s],
+        step_medians_s=[s * step for s in seen.step_medians_s],
+    )
 
 
 def probe_bytes(machine: Machine) -> int:
     """Size of a format's probe: well past the last-level cache, small against the memory."""
     cache = machine.cpu.l3_bytes or 32 << 20
-    wanted = max(160 << 20, min(2 * cache, 512 << 20))
-    return min(wanted, machine.memory.available_bytes // 8)
+    wanted = max(96 << 20, min(3 * cache, 512 << 20))
+    return min(wanted, machine.memory.available_bytes // 24)
+
+
+def _format_spec(machine: Machine, kind: GgmlType) -> ModelSpec:
+    layer = probes.dense(kind.name, kind, layers=1)
+    return probes.dense(
+        kind.name, kind, layers=max(LEAST_LAYERS, round(probe_bytes(machine) / layer.tensor_bytes))
+    )
 
 
 def calibrate(
@@ -112,21 +188,25 @@ def calibrate(
     """Measure the rates of `engine` on `machine`, writing probes into `folder`, removed again.
 
     Args:
-        budget_s: past this many seconds the formats not yet run borrow their rates.
+        budget_s: past this many seconds rare formats and kinds are left out, and borrow their rates.
 
     Raises:
         EngineError: the engine failed on a probe.
         NoSpace: `folder` has no room for a probe of a few hundred MiB.
     """
-    started = time.monotonic()
-    bench = _Bench(machine, engine, folder, progress, len(FORMATS) + 6)
+    started_s, watch = time.monotonic(), Watch()
+    bench = _Bench(machine, engine, folder, progress, budget_s=budget_s, groups=len(FORMATS) + 4)
     draft = _fixed_times(bench)
-    draft = _format_rates(bench, draft, deadline=started + FORMATS_SHARE * budget_s)
+    draft = _format_rates(bench, draft, FORMATS[0])
     draft = _without_output_matrix(draft)
-    draft = _expert_rates(bench, draft)
-    draft = _attention_rates(bench, draft)
-    draft = _checked(bench, draft)
-    progress("memory bandwidth", 0.95)
+    draft = _experts_and_attention(bench, draft)
+    draft = _checked_at_scale(bench, draft)
+    for group in FORMATS[1:]:
+        if bench.time_left:
+            draft = _format_rates(bench, draft, group)
+    if bench.time_left:
+        draft = _state_rates(bench, draft)
+    progress("memory bandwidth", 0.97)
     bandwidth = measure_bandwidth()
     progress("done", 1.0)
     copying = bandwidth.best.value / 2  # a byte is read and written
@@ -136,8 +216,9 @@ def calibrate(
         repack_bytes_per_s=min(draft.repack_bytes_per_s, copying),
         read_bytes_per_s=bench.read_bytes_per_s,
         memory_read=tuple((n, f.value, f.low, f.high) for n, f in bandwidth.by_threads),
-        noise=statistics.median(bench.steps_spread),
-        took_s=time.monotonic() - started,
+        noise=statistics.median(bench.spreads),
+        problems=watch.so_far().problems,
+        took_s=time.monotonic() - started_s,
     )
 
 
@@ -148,7 +229,7 @@ def _fixed_times(bench: _Bench) -> Calibration:
     itself says what is already explained and the next probe's remainder gives the next rate.
     """
 
-    def tiny(layers: int, vocab: int) -> Drive:
+    def tiny(layers: int, vocab: int) -> _Probe:
         spec = probes.dense(
             f"tiny-{layers}x{vocab}",
             GgmlType.Q8_0,
@@ -160,15 +241,12 @@ def _fixed_times(bench: _Bench) -> Calibration:
             head_dim=64,
             vocab=vocab,
         )
-        return bench.run(spec, "fixed costs", output_tokens=48)
+        return _Probe(spec, prompt_tokens=0, output_tokens=32)
 
     many, few, words = 32, 4, probes.LARGE_VOCAB - probes.SMALL_VOCAB
-    deep, flat, wide = (
-        tiny(many, probes.SMALL_VOCAB),
-        tiny(few, probes.SMALL_VOCAB),
-        tiny(few, probes.LARGE_VOCAB),
-    )
-    layer_s = max(1e-6, (deep.typical_step_s - flat.typical_step_s) / (many - few))
+    shapes = (many, probes.SMALL_VOCAB), (few, probes.SMALL_VOCAB), (few, probes.LARGE_VOCAB)
+    deep, flat, wide = bench.run("fixed costs", [tiny(*shape) for shape in shapes], anchored=False)
+    layer_s = max(1e-6, (deep.step_s - flat.step_s) / (many - few))
     return Calibration(
         engine=bench.engine.name,
         engine_version=bench.engine.version(),
@@ -179,8 +257,8 @@ def _fixed_times(bench: _Bench) -> Calibration:
         expert_decode=1.0,
         expert_prefill=1.0,
         layer_s=layer_s,
-        token_s=max(1e-6, flat.typical_step_s - few * layer_s),
-        vocab_s=max(0.0, (wide.typical_step_s - flat.typical_step_s) / words),
+        token_s=max(1e-6, flat.step_s - few * layer_s),
+        vocab_s=max(0.0, (wide.step_s - flat.step_s) / words),
         decode_attention_flops_per_s=math.inf,
         prefill_attention_flops_per_s=math.inf,
         load_bytes_per_s=math.inf,
@@ -207,110 +285,160 @@ def _remainder_s(measured_s: float, explained_s: float) -> float:
     return max(measured_s - explained_s, measured_s / 10)
 
 
-def _format_rates(bench: _Bench, draft: Calibration, *, deadline: float) -> Calibration:
+def _state_s(measured_s: float, explained_s: float) -> float:
+    """Likewise of states, which are a small part of their layers: down to a hundredth."""
+    return max(measured_s - explained_s, measured_s / 100)
+
+
+def _format_rates(bench: _Bench, draft: Calibration, kinds: Sequence[GgmlType]) -> Calibration:
     """One probe a format; the first two also tell how fast files load."""
-    size = probe_bytes(bench.machine)
-    for kind in FORMATS:
-        if draft.formats and time.monotonic() > deadline:
-            break
-        layer = probes.dense(kind.name, kind, layers=1)
-        spec = probes.dense(kind.name, kind, layers=max(1, round(size / layer.tensor_bytes)))
-        seen = bench.run(spec, f"{kind.name} weights", measure_disk=kind is FORMATS[0])
-        draft = _with_format(draft, kind, spec, seen)
-        draft = _with_load_rates(draft, bench, spec, seen)
+    specs = [_format_spec(bench.machine, kind) for kind in kinds]
+    label = f"{kinds[0].name}, {kinds[1].name} … weights"
+    seen = bench.run(label, [_Probe(spec) for spec in specs])
+    for kind, spec, one in zip(kinds, specs, seen, strict=True):
+        draft = _with_format(draft, kind, spec, one)
+        draft = _with_load_rates(draft, bench, spec, one)
     return draft
 
 
-def _with_format(draft: Calibration, kind: GgmlType, spec: ModelSpec, seen: Drive) -> Calibration:
+def _with_format(draft: Calibration, kind: GgmlType, spec: ModelSpec, seen: Seen) -> Calibration:
     """Solve the speed formula for the rates of `kind`."""
     unknown = FormatRate(math.inf, math.inf, 0.0)
     blank = replace(draft, formats={**draft.formats, kind.name: unknown})
     todo = work(spec)
     weights = sum(n for _, n in (*todo.dense, todo.output))
-    explained = decode_step_s(todo, blank, cached_tokens=DECODE_TOKENS / 2)
-    decode_rate = (
-        weights * kind.block_bytes / kind.block_weights / _remainder_s(seen.typical_step_s, explained)
-    )
+    explained_s = decode_step_s(todo, blank, cached_tokens=OUTPUT_TOKENS / 2)
+    remainder_s = _remainder_s(seen.step_s, explained_s)
+    decode_rate = weights * kind.block_bytes / kind.block_weights / remainder_s
     half = replace(
         blank, formats={**draft.formats, kind.name: replace(unknown, decode_bytes_per_s=decode_rate)}
     )
-    explained = prefill_s(replace(todo, dense=()), half, tokens=PREFILL_TOKENS)
-    flops = 2 * PREFILL_TOKENS * sum(n for _, n in todo.dense)
+    explained_s = prefill_s(replace(todo, dense=()), half, tokens=PROMPT_TOKENS)
+    flops = 2 * PROMPT_TOKENS * sum(n for _, n in passed_weights(todo.dense, todo.last_dense))
     rate = FormatRate(
         decode_bytes_per_s=decode_rate,
-        prefill_flops_per_s=flops / _remainder_s(seen.typical_prefill_s, explained),
-        spread=relative_spread(seen.step_times_s),
+        prefill_flops_per_s=flops / _remainder_s(seen.prefill_s, explained_s),
+        spread=max(seen.step_drift, seen.prefill_drift),
     )
     return replace(draft, formats={**draft.formats, kind.name: rate})
 
 
-def _with_load_rates(draft: Calibration, bench: _Bench, spec: ModelSpec, seen: Drive) -> Calibration:
+def _with_load_rates(draft: Calibration, bench: _Bench, spec: ModelSpec, seen: Seen) -> Calibration:
     """Q8_0 is read as it lies (no CPU build rewrites all of it but ARM's), Q4_K is rewritten on x86."""
     repacked = memory(spec, Settings(), bench.cpu_features).repacked_bytes
-    explained = load_s(work(spec), draft, file_bytes=spec.tensor_bytes, repacked_bytes=repacked)
-    remainder = _remainder_s(seen.load_s, explained)
+    explained_s = load_s(work(spec), draft, file_bytes=spec.tensor_bytes, repacked_bytes=repacked)
+    remainder_s = _remainder_s(seen.load_s, explained_s)
     if repacked and math.isinf(draft.repack_bytes_per_s):
-        return replace(draft, repack_bytes_per_s=repacked / remainder)
+        return replace(draft, repack_bytes_per_s=repacked / remainder_s)
     if not repacked and math.isinf(draft.load_bytes_per_s):
-        return replace(draft, load_bytes_per_s=spec.tensor_bytes / remainder)
+        return replace(draft, load_bytes_per_s=spec.tensor_bytes / remainder_s)
     return draft
 
 
-def _expert_rates(bench: _Bench, draft: Calibration) -> Calibration:
-    """Stacked experts: small matrices, gathered; their rate relative to a dense matrix."""
-    spec = probes.mixture("experts", GgmlType.Q4_K, layers=2, experts=48)
-    seen = bench.run(spec, "experts")
-    todo, around = work(spec), replace(work(spec), experts=())
-    cached = DECODE_TOKENS / 2
-    rest = decode_step_s(around, draft, cached_tokens=cached)
-    as_dense = decode_step_s(todo, draft, cached_tokens=cached) - rest
-    rest_prefill = prefill_s(around, draft, tokens=PREFILL_TOKENS)
-    as_dense_prefill = prefill_s(todo, draft, tokens=PREFILL_TOKENS) - rest_prefill
-    return replace(
-        draft,
-        expert_decode=as_dense / _remainder_s(seen.typical_step_s, rest),
-        expert_prefill=as_dense_prefill / _remainder_s(seen.typical_prefill_s, rest_prefill),
+def _experts_and_attention(bench: _Bench, draft: Calibration) -> Calibration:
+    """Stacked experts, which are small matrices and gathered; and models that are nearly all attention, at depth."""
+    attention = probes.dense(
+        "attention", GgmlType.Q8_0, layers=6, hidden=256, feed_forward=512, heads=32, kv_heads=8, head_dim=128
     )
+    experts = probes.mixture("experts", GgmlType.Q4_K, layers=3, experts=32)
+    quantized = replace(_PLAIN, kv_type_k=CACHE_TYPE, kv_type_v=CACHE_TYPE)
+    seen = bench.run(
+        "experts, attention",
+        [
+            _Probe(experts, prompt_tokens=EXPERTS_PROMPT_TOKENS),
+            _Probe(attention, depth_tokens=DEPTH_TOKENS),
+            _Probe(attention, depth_tokens=DEPTH_TOKENS, settings=quantized),
+        ],
+    )
+    draft = _with_attention(draft, attention, seen[1])
+    exact = draft.decode_attention_flops_per_s, draft.prefill_attention_flops_per_s
+    cached = _with_attention(draft, attention, seen[2])
+    rates = cached.decode_attention_flops_per_s, cached.prefill_attention_flops_per_s
+    decode, prefill = (rate / was for rate, was in zip(rates, exact, strict=True))
+    return _with_experts(replace(draft, quantized_cache=(decode, prefill)), experts, seen[0])
 
 
-def _attention_rates(bench: _Bench, draft: Calibration) -> Calibration:
-    """A model that is nearly all attention, at depth."""
-    spec = probes.dense(
-        "attention",
-        GgmlType.Q8_0,
-        layers=4,
-        hidden=256,
-        feed_forward=512,
-        heads=32,
-        kv_heads=8,
-        head_dim=128,
-    )
-    seen = bench.run(spec, "attention", depth_tokens=DEPTH_TOKENS)
+def _with_attention(draft: Calibration, spec: ModelSpec, seen: Seen) -> Calibration:
+    blank = replace(draft, decode_attention_flops_per_s=math.inf, prefill_attention_flops_per_s=math.inf)
     todo = work(spec)
     (attention,) = todo.attention
-    cached = DEPTH_TOKENS + DECODE_TOKENS / 2
-    decode_remainder = _remainder_s(seen.typical_step_s, decode_step_s(todo, draft, cached_tokens=cached))
-    pairs = PREFILL_TOKENS * DEPTH_TOKENS + PREFILL_TOKENS**2 / 2
-    prefill_remainder = _remainder_s(
-        seen.typical_prefill_s, prefill_s(todo, draft, tokens=PREFILL_TOKENS, depth_tokens=DEPTH_TOKENS)
-    )
+    cached = DEPTH_TOKENS + OUTPUT_TOKENS / 2
+    decode_s = _remainder_s(seen.step_s, decode_step_s(todo, blank, cached_tokens=cached))
+    pairs = PROMPT_TOKENS * DEPTH_TOKENS + PROMPT_TOKENS**2 / 2
+    explained_s = prefill_s(todo, blank, tokens=PROMPT_TOKENS, depth_tokens=DEPTH_TOKENS)
     return replace(
         draft,
-        decode_attention_flops_per_s=cached * attention.layers * attention.flops / decode_remainder,
-        prefill_attention_flops_per_s=pairs * attention.layers * attention.flops / prefill_remainder,
+        decode_attention_flops_per_s=cached * attention.layers * attention.flops / decode_s,
+        prefill_attention_flops_per_s=pairs
+        * attention.layers
+        * attention.flops
+        / _remainder_s(seen.prefill_s, explained_s),
     )
 
 
-def _checked(bench: _Bench, draft: Calibration) -> Calibration:
-    """Predict a mix nobody was fitted to, then run it."""
-    whole = catalog().by_id[CHECK_MODEL].spec()
-    spec = quantize(truncated(whole, 4), "Q4_K_M")
-    seen = bench.run(spec, "checking the prediction")
+def _with_experts(draft: Calibration, spec: ModelSpec, seen: Seen) -> Calibration:
     todo = work(spec)
-    decode = decode_step_s(todo, draft, cached_tokens=DECODE_TOKENS / 2)
-    prefill = prefill_s(todo, draft, tokens=PREFILL_TOKENS)
+    around = replace(todo, experts=(), last_experts=())
+    cached, tokens = OUTPUT_TOKENS / 2, EXPERTS_PROMPT_TOKENS
+    rest_s = decode_step_s(around, draft, cached_tokens=cached)
+    as_dense_s = decode_step_s(todo, draft, cached_tokens=cached) - rest_s
+    rest_prefill_s = prefill_s(around, draft, tokens=tokens)
+    as_dense_prefill_s = prefill_s(todo, draft, tokens=tokens) - rest_prefill_s
     return replace(
         draft,
-        check_decode=seen.typical_step_s / decode,
-        check_prefill=seen.typical_prefill_s / prefill,
+        expert_decode=as_dense_s / _remainder_s(seen.step_s, rest_s),
+        expert_prefill=as_dense_prefill_s / _remainder_s(seen.prefill_s, rest_prefill_s),
     )
+
+
+def _checked_at_scale(bench: _Bench, draft: Calibration) -> Calibration:
+    """Several sequences and fewer threads, on the anchor's model; a mix nobody was fitted to, predicted and run."""
+    anchor = _format_spec(bench.machine, ANCHOR)
+    whole = catalog().by_id[CHECK_MODEL].spec()
+    check = quantize(shortened(whole, CHECK_LAYERS), "Q4_K_M")
+    plain = Settings(context_tokens=512)
+    cores = bench.machine.cpu.threads
+    counts = sorted({n for n in (1, cores // 4, cores // 2) if 0 < n < cores})
+    seen = bench.run(
+        "sequences, threads, a check",
+        [
+            _Probe(check, settings=plain),
+            _Probe(replace(anchor, name="several sequences"), 0, settings=replace(plain, parallel=PARALLEL)),
+            *(
+                _Probe(replace(anchor, name=f"{n} threads"), settings=replace(plain, threads=n))
+                for n in counts
+            ),
+        ],
+    )
+    todo = work(anchor)
+    alone_s = decode_step_s(todo, draft, cached_tokens=OUTPUT_TOKENS / 2)
+    more_s = decode_step_s(todo, draft, cached_tokens=OUTPUT_TOKENS / 2, sequences=PARALLEL) - alone_s
+    prompt_s = prefill_s(todo, draft, tokens=PROMPT_TOKENS)
+    by_threads = tuple(
+        ThreadRate(n, min(1.0, alone_s / one.step_s), min(1.0, prompt_s / one.prefill_s))
+        for n, one in zip(counts, seen[2:], strict=True)
+    )
+    draft = replace(draft, batch_cost=max(0.0, seen[1].step_s - alone_s) / more_s, by_threads=by_threads)
+    todo = work(check)
+    return replace(
+        draft,
+        check_decode=seen[0].step_s / decode_step_s(todo, draft, cached_tokens=OUTPUT_TOKENS / 2),
+        check_prefill=seen[0].prefill_s / prefill_s(todo, draft, tokens=PROMPT_TOKENS),
+    )
+
+
+def _state_rates(bench: _Bench, draft: Calibration) -> Calibration:
+    """Recurrent layers: what is left of real models' layers when their matrices are explained."""
+    specs = {
+        form: quantize(shortened(catalog().by_id[name].spec(), layers, vocab=probes.SMALL_VOCAB), "Q8_0")
+        for form, (name, layers) in STATES.items()
+    }
+    seen = bench.run("recurrent states", [_Probe(spec) for spec in specs.values()])
+    states: dict[str, StateRate] = {}
+    for (form, spec), one in zip(specs.items(), seen, strict=True):
+        todo = work(spec)
+        values = sum(state.layers * state.values for state in todo.states)
+        step_s = _state_s(one.step_s, decode_step_s(todo, draft, cached_tokens=OUTPUT_TOKENS / 2))
+        prompt_s = _state_s(one.prefill_s, prefill_s(todo, draft, tokens=PROMPT_TOKENS))
+        states[form] = StateRate(values / step_s, values * PROMPT_TOKENS / prompt_s)
+    return replace(draft, states=states)

@@ -13,7 +13,7 @@ from weigh.estimate.speed import SpeedEstimate, Workload, speed
 from weigh.estimate.work import work
 from weigh.figure import Figure
 from weigh.model.quantization import file_bytes
-from weigh.model.spec import MixerKind, ModelSpec
+from weigh.model.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +184,9 @@ def _speed(
             work(spec),
             site.calibration,
             workload,
+            settings,
             file_bytes=spec.file_bytes or file_bytes(spec),
             repacked_bytes=(process or memory(spec, settings, site.cpu_features)).repacked_bytes,
-            unmeasured_mixers=unmeasured_mixers(spec),
         )
         if site.learned is None:
             return found
@@ -196,8 +196,3 @@ def _speed(
     from weigh.estimate.device_speed import placed_speed
 
     return placed_speed(spec, settings, workload, site.target, placement, site.calibration)
-
-
-def unmeasured_mixers(spec: ModelSpec) -> bool:
-    """Whether it has layers whose own operations a calibration does not run."""
-    return any(mixer.kind in (MixerKind.RECURRENT, MixerKind.LATENT) for mixer in spec.mixers)

@@ -2,26 +2,32 @@
 
 Decode of one token   sum over formats of weight bytes / decode rate
                       + per attention layer: operations over the cached tokens / decode attention rate
+                      + values of recurrent states / state rate
                       + layers x fixed time + fixed time per token + vocabulary x time per word
-Prefill of T tokens   sum over formats of 2 x weights x T / prefill rate, but at least streaming the
-                      weights once per micro-batch; + attention over T x depth + T^2 / 2 pairs;
+Prefill of T tokens   sum over formats of 2 x weights x T / prefill rate, but at least streaming the weights
+                      once per micro-batch; the last layer's feed-forward part only for the last token;
+                      + attention over T x depth + T^2 / 2 pairs; + T x states;
                       the output matrix once, for the last token
 Load                  engine start + vocabulary + file bytes / load rate + repacked bytes / repack rate
                       + the engine's warm-up step, which visits every expert;
                       + file bytes / read rate of the disk when the file is not in memory yet
+With fewer threads, or a quantized cache, the rates change by what the calibration saw.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from weigh.engines.engine import Settings
 from weigh.estimate.calibration import Calibration, FormatRate
 from weigh.estimate.work import AttentionWork, Work
 from weigh.figure import Basis, Figure
 from weigh.model.stored_types import NumberFormat
 
-UBATCH_TOKENS = 512  # llama.cpp's default micro-batch
+Weights = tuple[tuple[NumberFormat, int], ...]
+_DEFAULTS = Settings()
 
 # Relative 80 % half-widths that remain when format rates are exact, from the residuals of full runs
 # against calibrated estimates (docs/accuracy.md; `python benchmarks/try_models.py`).
@@ -30,7 +36,8 @@ PREFILL_ERROR = 0.18
 EXPERTS_ERROR = 0.12
 LOAD_ERROR = 0.50
 UNMEASURED_MIXER_ERROR = 0.30
-SMALL_BATCH_ERROR = 0.30  # several sequences: bounded by the formula, not calibrated
+SMALL_BATCH_ERROR = 0.15  # several sequences
+DISTURBED_ERROR = 0.50  # calibrated while something else kept the machine busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,58 +68,119 @@ class SpeedEstimate:
     load_cold_s: Figure | None
 
 
-def decode_step_s(work: Work, calibration: Calibration, *, cached_tokens: float, sequences: int = 1) -> float:
+def decode_step_s(
+    work: Work,
+    calibration: Calibration,
+    *,
+    cached_tokens: float,
+    sequences: int = 1,
+    settings: Settings = _DEFAULTS,
+) -> float:
     """Seconds of one decode step in which each of `sequences` gets one token.
 
-    Beyond the first sequence a weight is already at hand and costs only its arithmetic, at prefill rate;
-    of stacked experts a batch visits E * (1 - (1 - share)^n) distinct ones on average.
+    Beyond the first sequence a weight is already at hand and costs only its arithmetic; of stacked experts a
+    batch visits E * (1 - (1 - share)^n) distinct ones on average.
+
+    Args:
+        settings: their threads and cache types count.
     """
-    total = calibration.token_s + calibration.layer_s * work.layers
+    more = (sequences - 1) * calibration.batch_cost
+    weights_s = 0.0
     for kind, weights in (*work.dense, work.output):
-        total += _weights_step_s(kind, weights, weights, calibration.rate(kind), sequences)
+        weights_s += _weights_step_s(kind, weights, weights, calibration.rate(kind), more)
     distinct = 1 - (1 - work.expert_share) ** sequences
     for kind, weights in work.experts:
         rate = calibration.rate(kind)
-        visited = _weights_step_s(kind, weights * distinct, weights * work.expert_share, rate, sequences)
-        total += visited / calibration.expert_decode
-    total += sequences * calibration.vocab_s * work.vocab
+        visited = _weights_step_s(kind, weights * distinct, weights * work.expert_share, rate, more)
+        weights_s += visited / calibration.expert_decode
+    attention_s = 0.0
     for attention in work.attention:
         tokens = min(cached_tokens, attention.window) if attention.window else cached_tokens
         pairs = sequences * tokens * attention.layers
-        total += pairs * attention.flops / calibration.decode_attention_flops_per_s
-    return total
+        attention_s += pairs * attention.flops / calibration.decode_attention_flops_per_s
+    if settings.kv_type_k.quantized:
+        attention_s /= calibration.quantized_cache[0]
+    for state in work.states:
+        if known := calibration.states.get(state.form):
+            attention_s += sequences * state.layers * state.values / known.decode_values_per_s
+    fixed_s = (
+        calibration.token_s + calibration.layer_s * work.layers + sequences * calibration.vocab_s * work.vocab
+    )
+    return fixed_s + (weights_s + attention_s) / thread_share(calibration, settings.threads)[0]
+
+
+def thread_share(calibration: Calibration, threads: int | None) -> tuple[float, float]:
+    """Rates with `threads` over those with the calibration's: decode, prefill.
+
+    Between the counts that were run, rates follow a power of the threads; more than the calibration's gain
+    nothing, since those are all the cores.
+    """
+    if threads is None or threads >= calibration.threads:
+        return 1.0, 1.0
+    known = [(rate.threads, rate.decode, rate.prefill) for rate in calibration.by_threads]
+    known = [(0, 0.0, 0.0), *known, (calibration.threads, 1.0, 1.0)]
+    high = next(i for i, (count, _, _) in enumerate(known) if count >= threads)
+    (below, *slow), (above, *fast) = known[high - 1], known[high]
+    if not below:  # fewer than were ever run: in proportion
+        return fast[0] * threads / above, fast[1] * threads / above
+    share = math.log(threads / below) / math.log(above / below)
+    decode, prefill = (a ** (1 - share) * b**share for a, b in zip(slow, fast, strict=True))
+    return decode, prefill
 
 
 def _weights_step_s(
-    kind: NumberFormat, streamed: float, per_sequence: float, rate: FormatRate, sequences: int
+    kind: NumberFormat, streamed: float, per_sequence: float, rate: FormatRate, more: float = 0.0
 ) -> float:
     streaming = streamed * kind.block_bytes / kind.block_weights / rate.decode_bytes_per_s
-    return streaming + (sequences - 1) * 2 * per_sequence / rate.prefill_flops_per_s
+    return streaming + more * 2 * per_sequence / rate.prefill_flops_per_s
 
 
-def prefill_s(work: Work, calibration: Calibration, *, tokens: int, depth_tokens: int = 0) -> float:
-    """Seconds until the first output token of a prompt of `tokens`, `depth_tokens` being cached."""
-    micro_batches = math.ceil(tokens / UBATCH_TOKENS)
+def prefill_s(
+    work: Work,
+    calibration: Calibration,
+    *,
+    tokens: int,
+    depth_tokens: int = 0,
+    settings: Settings = _DEFAULTS,
+) -> float:
+    """Seconds until the first output token of a prompt of `tokens`, `depth_tokens` being cached.
+
+    Args:
+        settings: their threads, cache types and micro-batch count.
+    """
+    micro_batches = math.ceil(tokens / settings.ubatch_tokens)
     per_batch = tokens / micro_batches
-    total = calibration.token_s + calibration.vocab_s * work.vocab
-    total += calibration.layer_s * work.layers * micro_batches
+    fixed_s = calibration.token_s + calibration.vocab_s * work.vocab
+    fixed_s += calibration.layer_s * work.layers * micro_batches
     kind, weights = work.output
-    total += _weights_step_s(kind, weights, 0, calibration.rate(kind), 1)
-    for kind, weights in work.dense:
+    total = _weights_step_s(kind, weights, 0, calibration.rate(kind))
+    for kind, weights in passed_weights(work.dense, work.last_dense):
         rate = calibration.rate(kind)
-        streaming = _weights_step_s(kind, weights, 0, rate, 1)
+        streaming = _weights_step_s(kind, weights, 0, rate)
         total += micro_batches * max(streaming, 2 * weights * per_batch / rate.prefill_flops_per_s)
     touched = 1 - (1 - work.expert_share) ** per_batch
-    for kind, weights in work.experts:
+    for kind, weights in passed_weights(work.experts, work.last_experts):
         rate = calibration.rate(kind)
-        streaming = _weights_step_s(kind, weights * touched, 0, rate, 1) / calibration.expert_decode
+        streaming = _weights_step_s(kind, weights * touched, 0, rate) / calibration.expert_decode
         flops = 2 * weights * work.expert_share * per_batch
         compute = flops / (rate.prefill_flops_per_s * calibration.expert_prefill)
         total += micro_batches * max(streaming, compute)
+    attention_s = 0.0
     for attention in work.attention:
         pairs = _attended_pairs(attention, tokens, depth_tokens)
-        total += pairs * attention.layers * attention.flops / calibration.prefill_attention_flops_per_s
-    return total
+        attention_s += pairs * attention.layers * attention.flops / calibration.prefill_attention_flops_per_s
+    if settings.kv_type_k.quantized:
+        attention_s /= calibration.quantized_cache[1]
+    for state in work.states:
+        if known := calibration.states.get(state.form):
+            total += tokens * state.layers * state.values / known.prefill_values_per_s
+    return fixed_s + (total + attention_s) / thread_share(calibration, settings.threads)[1]
+
+
+def passed_weights(weights: Weights, last: Weights) -> Iterator[tuple[NumberFormat, int]]:
+    """Weights that every token of a prompt passes: all but the last layer's feed-forward part."""
+    left_out = dict(last)
+    return ((kind, count - left_out.get(kind, 0)) for kind, count in weights)
 
 
 def _attended_pairs(attention: AttentionWork, tokens: int, depth_tokens: int) -> float:
@@ -126,7 +194,7 @@ def load_s(work: Work, calibration: Calibration, *, file_bytes: int, repacked_by
     total = calibration.load_fixed_s + calibration.load_vocab_s * work.vocab
     total += file_bytes / calibration.load_bytes_per_s + repacked_bytes / calibration.repack_bytes_per_s
     warm_up_layers = [*work.dense, *work.experts, work.output]
-    return total + sum(_weights_step_s(k, w, 0, calibration.rate(k), 1) for k, w in warm_up_layers)
+    return total + sum(_weights_step_s(k, w, 0, calibration.rate(k)) for k, w in warm_up_layers)
 
 
 def ttft(
@@ -135,40 +203,42 @@ def ttft(
     *,
     prompt_tokens: int,
     depth_tokens: int = 0,
-    unmeasured_mixers: bool = False,
+    settings: Settings = _DEFAULTS,
 ) -> Figure:
     """Time to first token of a prompt, with its interval."""
-    seconds = prefill_s(work, calibration, tokens=prompt_tokens, depth_tokens=depth_tokens)
-    return Figure.within(seconds, _prefill_error(work, calibration, unmeasured_mixers), "s", Basis.CALIBRATED)
+    seconds = prefill_s(work, calibration, tokens=prompt_tokens, depth_tokens=depth_tokens, settings=settings)
+    error = math.hypot(PREFILL_ERROR, _shared_error(work, calibration), math.log(calibration.check_prefill))
+    return Figure.within(seconds, error, "s", Basis.CALIBRATED)
 
 
 def speed(
     work: Work,
     calibration: Calibration,
     workload: Workload,
+    settings: Settings = _DEFAULTS,
     *,
     file_bytes: int,
     repacked_bytes: int,
-    unmeasured_mixers: bool = False,
 ) -> SpeedEstimate:
-    """All speeds of one setup, each with its interval.
-
-    Args:
-        unmeasured_mixers: the model has layers (recurrent, latent) whose own operations the calibration
-            did not run; their weights are counted, the rest widens the interval.
-    """
+    """All speeds of one setup, each with its interval."""
     depth, output = workload.depth_tokens, workload.output_tokens
-    step = decode_step_s(work, calibration, cached_tokens=depth + output / 2, sequences=workload.parallel)
+    step = decode_step_s(
+        work,
+        calibration,
+        cached_tokens=depth + output / 2,
+        sequences=workload.parallel,
+        settings=settings,
+    )
     first = ttft(
         work,
         calibration,
         prompt_tokens=workload.prompt_tokens,
         depth_tokens=depth,
-        unmeasured_mixers=unmeasured_mixers,
+        settings=settings,
     )
     decode_error = math.hypot(
         DECODE_ERROR,
-        _shared_error(work, calibration, unmeasured_mixers),
+        _shared_error(work, calibration),
         math.log(calibration.check_decode),
         SMALL_BATCH_ERROR if workload.parallel > 1 else 0.0,
     )
@@ -189,19 +259,18 @@ def speed(
     )
 
 
-def _prefill_error(work: Work, calibration: Calibration, unmeasured_mixers: bool) -> float:
-    shared = _shared_error(work, calibration, unmeasured_mixers)
-    return math.hypot(PREFILL_ERROR, shared, math.log(calibration.check_prefill))
-
-
-def _shared_error(work: Work, calibration: Calibration, unmeasured_mixers: bool) -> float:
+def _shared_error(work: Work, calibration: Calibration) -> float:
     """What widens decode and prefill alike: noise, spread of the formats' rates, kinds not calibrated."""
     parts = (*work.dense, *work.experts, work.output)
     total = sum(weights for _, weights in parts)
     spread = sum(weights * calibration.rate(kind).spread for kind, weights in parts) / max(total, 1)
+    strange = any(a.latent for a in work.attention) or any(
+        state.form not in calibration.states for state in work.states
+    )
     return math.hypot(
         spread,
         calibration.noise,
         EXPERTS_ERROR if work.experts else 0.0,
-        UNMEASURED_MIXER_ERROR if unmeasured_mixers else 0.0,
+        UNMEASURED_MIXER_ERROR if strange else 0.0,
+        DISTURBED_ERROR if calibration.problems else 0.0,
     )

@@ -7,8 +7,10 @@ tokens in the cache.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from weigh.estimate.graph import Form
 from weigh.model.ggml_types import GgmlType
 from weigh.model.spec import MixerKind, ModelSpec
 from weigh.model.stored_types import NumberFormat
@@ -21,11 +23,27 @@ class AttentionWork:
     Attributes:
         flops: operations per (token, cached token) pair and layer, 2 per multiply-add.
         window: tokens looked back at most; 0 when unlimited.
+        latent: over a compressed latent (MLA).
     """
 
     layers: int
     flops: int
     window: int
+    latent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StateWork:
+    """Carrying the states of `layers` layers alike from token to token.
+
+    Attributes:
+        form: whose operations they follow, as `weigh.estimate.graph.Form` names them.
+        values: of the state of one layer and sequence.
+    """
+
+    layers: int
+    form: str
+    values: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +54,8 @@ class Work:
         dense: weights per format every token passes through, without the output matrix.
         experts: stacked expert weights per format, of all experts.
         output: (format, weights) of the output matrix, computed once per output token only.
+        last_dense, last_experts: of these, the feed-forward part of the last layer: a prompt passes it with its
+            last token alone, since only that one's output is wanted (llama.cpp `build_inp_out_ids`).
         expert_share: experts visited by one token over all routed experts.
         layers: layers that launch operations.
     """
@@ -49,19 +69,29 @@ class Work:
     hidden: int
     vocab: int
     attention: tuple[AttentionWork, ...]
+    states: tuple[StateWork, ...] = ()
+    last_dense: tuple[tuple[NumberFormat, int], ...] = ()
+    last_experts: tuple[tuple[NumberFormat, int], ...] = ()
 
 
-def work(spec: ModelSpec) -> Work:
+def work(spec: ModelSpec, layers: Collection[int] | None = None, *, outside: bool = True) -> Work:
     """Sum the tensors of `spec` by the way they are used.
 
     Ignored: norms, biases and the one embedding row looked up per token (well under 0.1 % of the bytes);
     small operations without weights are in the fixed time per layer.
+
+    Args:
+        layers: only these; None for all.
+        outside: with what lies outside the layers, the output matrix above all.
     """
     dense: dict[NumberFormat, int] = {}
     experts: dict[NumberFormat, int] = {}
     output: tuple[NumberFormat, int] | None = None
+    last = spec.layers - 1 if layers is None or spec.layers - 1 in layers else None
+    last_dense: dict[NumberFormat, int] = {}
+    last_experts: dict[NumberFormat, int] = {}
     for tensor in spec.tensors:
-        if len(tensor.shape) < 2:
+        if len(tensor.shape) < 2 or not (tensor.layers or outside):
             continue
         if tensor.name == "output.weight" or (tensor.name == "token_embd.weight" and output is None):
             output = (tensor.type, tensor.elements)
@@ -69,21 +99,29 @@ def work(spec: ModelSpec) -> Work:
             continue
         else:
             pool = experts if tensor.experts else dense
-            pool[tensor.type] = pool.get(tensor.type, 0) + tensor.total_elements
+            count = len(tensor.layers if layers is None else set(tensor.layers).intersection(layers))
+            if count or not tensor.layers:
+                pool[tensor.type] = pool.get(tensor.type, 0) + tensor.elements * (count or 1)
+            if last in tensor.layers and tensor.name.startswith("blk.{}.ffn_"):
+                pool = last_experts if tensor.experts else last_dense
+                pool[tensor.type] = pool.get(tensor.type, 0) + tensor.elements
     return Work(
         dense=tuple(dense.items()),
         experts=tuple(experts.items()),
         output=output or (GgmlType.F16, 0),
         expert_share=spec.experts_used / spec.experts if spec.experts else 0.0,
         expert_count=spec.experts,
-        layers=spec.layers,
+        layers=spec.layers if layers is None else len(layers),
         hidden=spec.hidden,
-        vocab=spec.vocab,
-        attention=tuple(_attention(spec)),
+        vocab=spec.vocab if outside else 0,
+        attention=tuple(_attention(spec, layers)),
+        states=tuple(_states(spec, layers)),
+        last_dense=tuple(last_dense.items()),
+        last_experts=tuple(last_experts.items()),
     )
 
 
-def _attention(spec: ModelSpec) -> list[AttentionWork]:
+def _attention(spec: ModelSpec, layers: Collection[int] | None) -> list[AttentionWork]:
     """Per kind of attention layer; a recurrent layer has no cache that grows.
 
     A layer that reads an earlier layer's cache (Gemma 3n and 4) attends like any other. Pooled keys (DeepSeek
@@ -96,7 +134,29 @@ def _attention(spec: ModelSpec) -> list[AttentionWork]:
         # keys alone serve as values too
         flops = 2 * mixer.query_heads * (mixer.key_dim + (mixer.value_dim or mixer.key_dim))
         window = mixer.window if mixer.kind is MixerKind.SLIDING else 0
-        found.append(AttentionWork(len(mixer.layers), flops, window))
-        if mixer.pooled_every:
-            found.append(AttentionWork(len(mixer.layers), flops // mixer.pooled_every, 0))
+        count = len(mixer.layers if layers is None else set(mixer.layers).intersection(layers))
+        if count:
+            found.append(AttentionWork(count, flops, window, mixer.kind is MixerKind.LATENT))
+        if count and mixer.pooled_every:
+            found.append(AttentionWork(count, flops // mixer.pooled_every, 0))
     return found
+
+
+def _states(spec: ModelSpec, layers: Collection[int] | None) -> list[StateWork]:
+    """Per kind of recurrence, beside attention or instead of it."""
+    found = []
+    for mixer in spec.mixers:
+        count = len(mixer.layers if layers is None else set(mixer.layers).intersection(layers))
+        if mixer.state_elements and count:
+            found.append(StateWork(count, _form(spec, mixer.layers[0]), mixer.state_elements))
+    return found
+
+
+def _form(spec: ModelSpec, layer: int) -> Form:
+    """As graph.py tells them apart, by the matrices a layer has."""
+    roles = {t.name for t in spec.tensors if layer in t.layers}
+    if "blk.{}.shortconv.in_proj.weight" in roles:
+        return Form.CONVOLUTION
+    if "blk.{}.ssm_x.weight" in roles:
+        return Form.MAMBA
+    return Form.DELTA if "blk.{}.attn_gate.weight" in roles else Form.MAMBA2
