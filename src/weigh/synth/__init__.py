@@ -2,5 +2,6 @@
 
 from weigh.synth.files import synthetic_file
 from weigh.synth.gguf import truncated, write_gguf
+from weigh.synth.shortened import shortened
 
-__all__ = ["synthetic_file", "truncated", "write_gguf"]
+__all__ = ["shortened", "synthetic_file", "truncated", "write_gguf"]

@@ -103,12 +103,24 @@ def truncated(spec: ModelSpec, layers: int) -> ModelSpec:
         spec,
         layers=layers,
         # a group that has lost all its layers would look like one outside the layers
-        tensors=tuple(t for t, was in zip(tensors, spec.tensors, strict=True) if t.layers or not was.layers),
+        tensors=tuple(
+            _narrowed(t, spec, layers)
+            for t, was in zip(tensors, spec.tensors, strict=True)
+            if t.layers or not was.layers
+        ),
         mixers=tuple(m for m in mixers if m.layers),
         hyper=_truncated_hyper(spec, layers),
         file=None,
         file_bytes=None,
     )
+
+
+def _narrowed(tensor: TensorGroup, spec: ModelSpec, layers: int) -> TensorGroup:
+    """Embeddings that every layer adds lie side by side in one tensor (Gemma 3n and 4)."""
+    each = _int(spec.hyper.get("embedding_length_per_layer_input", 0))
+    if not each or tensor.layers:
+        return tensor
+    return replace(tensor, shape=tuple(each * layers if n == each * spec.layers else n for n in tensor.shape))
 
 
 def _block_count(spec: ModelSpec) -> int:
