@@ -16,7 +16,7 @@ from weigh.machine.doctor import MOST_CHARACTERS, MOST_LINES, Finding, examine
 
 PROBES = (
     *("system", "cpu", "memory", "cgroup", "disk", "pci", "nvidia", "amd", "intel", "apple", "wsl", "board"),
-    *("engine", "environment"),
+    *("power", "engine", "environment"),
 )
 
 
@@ -135,3 +135,12 @@ def test_a_strange_system_is_bounded(tree: Tree) -> None:
     findings = examine(root, environment={})
     assert len([f for f in findings if f.probe == "pci"]) == MOST_LINES + 1
     assert max(len(f.saw) for f in findings) <= MOST_CHARACTERS
+
+
+def test_counters_of_energy_are_told(tree: Tree) -> None:
+    zone = "sys/class/powercap/intel-rapl:0"
+    found = examine(tree({f"{zone}/name": "package-0", f"{zone}/energy_uj": "12"}), environment={})
+    assert {f.source: f.saw for f in found if f.probe == "power"} == {
+        f"/{zone}/name": "package-0",
+        f"/{zone}/energy_uj": "12",
+    }

@@ -405,6 +405,16 @@ def _board(asked: _Asked) -> Seen:
         yield "jetson_gpu", jetson_gpu(board, read_memory(asked.root, run=asked.run), asked.root)
 
 
+def _power(asked: _Asked) -> Seen:
+    from weigh.machine.power import counters
+
+    zones = [zone.name for zone in kernel_files.folders(asked.root / "sys/class/powercap")]
+    for zone in zones:
+        yield from _files(asked, (f"sys/class/powercap/{zone}/{file}" for file in ("name", "energy_uj")))
+    if not asked.recorded:
+        yield "counters", ", ".join(counter.name for counter in counters()) or "none can be read"
+
+
 def _engine(asked: _Asked) -> Seen:
     from weigh.engines import default_engine
 
@@ -442,6 +452,7 @@ _PROBES: dict[str, Callable[[_Asked], Seen]] = {
     "apple": _apple,
     "wsl": _wsl,
     "board": _board,
+    "power": _power,
     "engine": _engine,
     "environment": _environment,
 }
