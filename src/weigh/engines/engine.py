@@ -128,9 +128,14 @@ class Session(Protocol):
 
 
 class Engine(Protocol):
-    """A program that runs models."""
+    """A program that runs models.
+
+    Attributes:
+        takes: the files it runs, in the words of `ModelSpec.format`: `gguf`, or `safetensors` for folders.
+    """
 
     name: str
+    takes: str
 
     def version(self) -> str:
         """Version and build; raises EngineMissing when it is not there."""

@@ -1,4 +1,4 @@
-"""What llama.cpp writes to its log, read for people and for figures."""
+"""What engines write to their logs, read for people and, of llama.cpp, for figures."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ _REASONS = tuple(
         r"(GGML_ASSERT.+)",
         r"(unable to allocate .+|failed to allocate .+)",
         r"(?:^| )error: (.+)",
-        r"^(\w+Error: .+)",  # the last line of a Python traceback
+        r"(?:^|\] )(\w+Error: .+)",  # the last line of a Python traceback, which vLLM logs line by line
     )
 )
-_MEMORY = re.compile(r"allocate|bad_alloc|out of memory|cannot allocate", re.IGNORECASE)
+_MEMORY = re.compile(
+    r"(?:cannot|can't|could not|failed to|tried to|unable to) allocate|bad_alloc|out of memory|^MemoryError",
+    re.IGNORECASE,
+)
 
 LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+)")
 LOADING = re.compile(r"load_model: loading model '")

@@ -1,13 +1,14 @@
-"""A model in a running llama.cpp server, spoken to over HTTP on loopback."""
+"""A model in a running server, llama.cpp's by its own protocol, spoken to over HTTP on loopback."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from weigh import units
 from weigh.engines.child import Child
@@ -17,7 +18,15 @@ from weigh.errors import BadFile, BadInput, EngineTimeout
 
 
 class HttpSession:
-    """See `weigh.engines.engine.Session`. Requests may be sent from several threads at once."""
+    """See `weigh.engines.engine.Session`. Requests may be sent from several threads at once.
+
+    Attributes:
+        LOADING, LISTENING: what the server's log says when it turns to the model, and when it has a port.
+    """
+
+    LOADING: ClassVar[re.Pattern[str]] = LOADING
+    LISTENING: ClassVar[re.Pattern[str]] = LISTENING
+    PATH: ClassVar[str] = "/completion"
 
     def __init__(self, command: Sequence[str], limits: Limits, *, what: str) -> None:
         """Start the server `command` and wait until its model is loaded.
@@ -34,11 +43,11 @@ class HttpSession:
         except BaseException:
             self._child.end()
             raise
-        loading = self._child.said_at(LOADING)
+        loading = self._child.said_at(self.LOADING)
         self.load_s = time.monotonic() - (loading[0] if loading else started_s)
 
     def _wait_until_healthy(self, deadline_s: float) -> int:
-        _, found = self._child.wait_for(LISTENING, deadline_s)
+        _, found = self._child.wait_for(self.LISTENING, deadline_s)
         port = int(found[1])
         while not self._healthy(port):
             if not self._child.alive:
@@ -103,7 +112,7 @@ class HttpSession:
         connection = http.client.HTTPConnection(HOST, self._port, timeout=self._silence_s)
         try:
             headers = {"Content-Type": "application/json"}
-            connection.request("POST", "/completion", json.dumps(request), headers)
+            connection.request("POST", self.PATH, json.dumps(request), headers)
             response = connection.getresponse()
             if response.status != http.HTTPStatus.OK:
                 raise _refusal(self._child.what, response.read(1 << 16))

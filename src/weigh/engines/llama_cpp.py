@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weigh.engines.engine import HOST, Layout, Limits, Settings
+from weigh.engines.packages import package_version
 from weigh.errors import EngineMissing
 
 if TYPE_CHECKING:
@@ -26,15 +26,12 @@ class EmbeddedLlamaCpp:
     """See `weigh.engines.engine.Engine`."""
 
     name = "llama.cpp"
+    takes = "gguf"
 
     def version(self) -> str:
-        """As the name of its metadata folder says; reading the metadata itself would cost 30 ms of imports."""
-        found = find_spec(_PACKAGE)
-        folder = Path(found.origin).parent.parent if found and found.origin else None
-        names = [path.name for path in folder.glob(f"{_PACKAGE}-*.dist-info")] if folder else []
-        if found is None:
+        version = package_version(_PACKAGE)
+        if version is None:
             raise EngineMissing(f"the package `{_PACKAGE}` is not installed", hint=f"pip install {_PACKAGE}")
-        version = names[0].removesuffix(".dist-info").rpartition("-")[2] if names else "of unknown version"
         return f"{_PACKAGE} {version}"
 
     def start(self, model: Path, settings: Settings, limits: Limits) -> HttpSession:

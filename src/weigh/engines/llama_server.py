@@ -25,6 +25,7 @@ class LlamaServer:
     """See `weigh.engines.engine.Engine`."""
 
     name = PROGRAM
+    takes = "gguf"
 
     def __init__(self, program: Path | str = PROGRAM) -> None:
         """`program` is a path, or a name that is looked up on PATH when it is needed."""

@@ -1,20 +1,23 @@
-"""Synthetic model files that do not outlive their use, however it ends."""
+"""Synthetic model files and checkpoints that do not outlive their use, however it ends."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import re
+import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
 
 from weigh.model.spec import ModelSpec
+from weigh.synth.checkpoint_config import checkpoint_config
 from weigh.synth.gguf import write_gguf
+from weigh.synth.safetensors import write_checkpoint
 
 _PREFIX = "weigh-synthetic-"
 
@@ -40,42 +43,102 @@ def synthetic_file(
         yield path
 
 
+@contextlib.contextmanager
+def synthetic_checkpoint(
+    spec: ModelSpec,
+    folder: Path,
+    *,
+    config: Mapping[str, object] | None = None,
+    weights: bool = True,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Path]:
+    """A synthetic checkpoint of `spec` in a new folder within `folder`, removed at the end of the block.
+
+    It goes as a synthetic file goes. For the other arguments and errors see `checkpoint_config` and
+    `write_checkpoint`.
+
+    Args:
+        spec: as it is to be written, shortened or not.
+        weights: False writes the config alone, which takes no room on the disk: engines make up weights,
+            of more families than can be written here.
+    """
+    fields = checkpoint_config(spec, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    with _sigterm_raises(), _locked_folder(folder, spec) as path:
+        if weights:
+            write_checkpoint(path, fields, scheme=spec.quantization, seed=seed, progress=progress)
+        else:
+            (path / "config.json").write_text(json.dumps(fields, indent=1))
+        yield path
+
+
 def remove_leftovers(folder: Path) -> int:
-    """Remove the synthetic files in `folder` that no running process holds, and say how many."""
+    """Remove the synthetic files and checkpoints in `folder` that no running process holds, and say how many."""
     removed = 0
-    for path in folder.glob(f"{_PREFIX}*.gguf"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            if _lock(file):  # the kernel gives up a process's locks when it dies, however it dies
-                path.unlink()
+    for path in folder.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), _opened(path) as held:
+            if _lock(held):  # the kernel gives up a process's locks when it dies, however it dies
+                _remove(path)
                 removed += 1
     return removed
 
 
 @contextlib.contextmanager
 def _locked_file(folder: Path, spec: ModelSpec) -> Iterator[Path]:
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{spec.name}-{spec.layers}-layers")
-    path = folder / f"{_PREFIX}{name}-{os.getpid()}-{os.urandom(4).hex()}.gguf"
-    file = _own_file(path)
-    try:
+    path = _new_path(folder, spec, ".gguf")
+    with _own(path, path.touch):
         yield path
+
+
+@contextlib.contextmanager
+def _locked_folder(folder: Path, spec: ModelSpec) -> Iterator[Path]:
+    path = _new_path(folder, spec, "")
+    with _own(path, lambda: path.mkdir(exist_ok=True)):
+        yield path
+
+
+def _new_path(folder: Path, spec: ModelSpec, ending: str) -> Path:
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{spec.name}-{spec.layers}-layers")
+    return folder / f"{_PREFIX}{name}-{os.getpid()}-{os.urandom(4).hex()}{ending}"
+
+
+@contextlib.contextmanager
+def _own(path: Path, make: Callable[[], None]) -> Iterator[None]:
+    """Make `path` and hold it locked; another run may just be removing it as a leftover."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove, path)
+        while True:
+            make()
+            with contextlib.suppress(OSError):
+                held = stack.enter_context(_opened(path))
+                if _lock(held) and path.exists():
+                    break
+        yield
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor, which a folder has as well as a file."""
+    held = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        yield held
     finally:
+        os.close(held)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         path.unlink(missing_ok=True)
-        file.close()
 
 
-def _own_file(path: Path) -> BinaryIO:
-    """An empty file at `path`, locked; another run may just be removing it as a leftover."""
-    while True:
-        file = path.open("wb")
-        if _lock(file) and path.exists():
-            return file
-        file.close()
-
-
-def _lock(file: BinaryIO) -> bool:
+def _lock(held: int) -> bool:
     """Whether this process holds the file now."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

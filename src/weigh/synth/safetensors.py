@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from pathlib import Path
 
-from weigh.errors import NotSupported
+from weigh import units
+from weigh.errors import NoSpace, NotSupported
 from weigh.model.config import spec_from_config
 from weigh.model.ggml_types import GgmlType
 from weigh.model.spec import ModelSpec, TensorGroup
@@ -109,6 +111,7 @@ def write_checkpoint(
     weights: bool = True,
     shard_bytes: int = 5_000_000_000,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write a config and its model into `folder`, which is made, and return the bytes of its tensors.
 
@@ -116,9 +119,11 @@ def write_checkpoint(
         scheme: BF16, F16 or F32.
         weights: False leaves holes where the weights would be: the files take a few KiB on disk.
         shard_bytes: most bytes of tensors in one file, one tensor at least.
+        progress: called with the bytes written and the bytes in all.
 
     Raises:
         BadInput: the config describes no model.
+        NoSpace: the disk is too small.
         NotSupported: a family whose names are not known here.
     """
     spec = stored(spec_from_config(folder.name, config), scheme)
@@ -127,9 +132,15 @@ def write_checkpoint(
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     shards = list(_shards(tensors, shard_bytes))
     names = [_file_name(number, len(shards)) for number in range(1, len(shards) + 1)]
-    for name, shard in zip(names, shards, strict=True):
-        _write_file(folder / name, shard, seed if weights else None)
     total_bytes = sum(tensor.bytes for tensor in tensors)
+    if weights:
+        _require_space(folder, total_bytes)
+    written = 0
+    for name, shard in zip(names, shards, strict=True):
+        for size in _write_file(folder / name, shard, seed if weights else None):
+            written += size
+            if progress is not None:
+                progress(written, total_bytes)
     if len(shards) > 1:
         places = {t.name: name for name, shard in zip(names, shards, strict=True) for t in shard}
         index = {"metadata": {"total_size": total_bytes}, "weight_map": places}
@@ -210,7 +221,16 @@ def _plain(group: TensorGroup) -> GgmlType:
 _POOL = 1 << 16  # weights that are repeated: speed and memory do not depend on what they say
 
 
-def _write_file(path: Path, tensors: list[_Tensor], seed: int | None) -> None:
+def _require_space(folder: Path, needed_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes > free_bytes:
+        raise NoSpace(
+            f"{folder} has {units.gib(free_bytes)} free; a checkpoint of {units.gib(needed_bytes)} does not fit"
+        )
+
+
+def _write_file(path: Path, tensors: list[_Tensor], seed: int | None) -> Iterator[int]:
+    """Write one file, and tell the bytes of each tensor that is done."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in tensors:
@@ -224,6 +244,7 @@ def _write_file(path: Path, tensors: list[_Tensor], seed: int | None) -> None:
         for tensor in tensors if seed is not None else ():
             for chunk in _chunks(tensor, _pool(tensor.type, seed or 0)):
                 file.write(chunk)
+            yield tensor.bytes
         file.truncate(8 + len(text) + end)
 
 
