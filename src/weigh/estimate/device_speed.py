@@ -471,9 +471,9 @@ def _calibrated(
         work(spec),
         calibration,
         workload,
+        settings,
         file_bytes=spec.file_bytes or file_bytes(spec),
         repacked_bytes=memory(spec, settings, target.cpu_features).repacked_bytes,
-        unmeasured_mixers=any(m.kind in (MixerKind.RECURRENT, MixerKind.LATENT) for m in spec.mixers),
     )
 
 
