@@ -19,6 +19,8 @@ from weigh.figure import Basis
 from weigh.model.ggml_types import GgmlType
 from weigh.model.gguf import read_gguf
 from weigh.store import Store
+from weigh.store.ledger import runs
+from weigh.store.run import Kind
 from weigh.synth import write_gguf
 
 SMALL = probes.dense(
@@ -40,10 +42,11 @@ def test_a_trial_measures_keeps_and_cleans_up(calibrated: Here, store: Store) ->
     assert len(trial.drive.step_times_s) == 2 * 7
     assert 10 << 20 < trial.peak_memory_bytes.value < 2 << 30
     assert list(scratch_folder().iterdir()) == []
-    (kept,) = store.measurements("small")
-    assert kept["kind"] == "test-driven"
-    assert len(kept["decode_tokens_per_s"]) == 2
-    assert kept["estimated_decode_tokens_per_s"] > 0
+    (kept,) = runs(store)
+    assert (kept.model, kept.kind) == ("small", Kind.TEST_DRIVEN)
+    assert len(kept.decode_tokens_per_s.measured) == 2
+    assert found.speed is not None
+    assert kept.decode_tokens_per_s.estimated == found.speed.decode_tokens_per_s
 
 
 def test_a_trial_at_depth_prefills_only_what_is_new(calibrated: Here) -> None:

@@ -19,6 +19,7 @@ from weigh.model.catalog import catalog
 from weigh.model.ggml_types import GgmlType
 from weigh.model.quantization import quantize
 from weigh.store import Store
+from weigh.store.ledger import runs
 from weigh.synth import write_gguf
 
 FIGURE = {"value", "low", "high", "unit", "basis"}
@@ -100,7 +101,7 @@ def test_try_runs_the_engine_and_remembers(
         for key in ("load_s", "prefill_tokens_per_s", "decode_tokens_per_s", "peak_memory_bytes"):
             assert found[side][key]["value"] > 0
     assert found["measured"]["decode_tokens_per_s"]["basis"] == "measured"
-    assert len(store.measurements()) == 1
+    assert len(runs(store)) == 1
     code, out, _ = ask(capsys, "try", str(small_file), *arguments)
     assert code == 0
     assert "decode tokens/s" in out

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from weigh.bench.drive import Drive, Progress, drive, relative_spread
 from weigh.bench.here import Here, scratch_folder
+from weigh.bench.keep import keep
 from weigh.engines.engine import Limits
 from weigh.errors import EngineMissing, NotSupported
 from weigh.estimate.setup import SetupEstimate
 from weigh.figure import Basis, Figure
-from weigh.store import Store
+from weigh.store.run import Kind
 from weigh.synth import synthetic_file
 
 
@@ -114,25 +115,14 @@ def run_trial(
 
 
 def _keep(result: Trial, here: Here) -> None:
-    speed = result.estimate.speed
-    Store().save_measurement(
-        fingerprint=here.machine.fingerprint,
-        engine=result.engine,
-        engine_version=result.engine_version,
-        model=result.estimate.spec.name,
-        quantization=result.estimate.spec.quantization,
-        kind=str(result.basis),
-        body={
-            "prompt_tokens": result.estimate.workload.prompt_tokens,
-            "output_tokens": result.estimate.workload.output_tokens,
-            "depth_tokens": result.estimate.workload.depth_tokens,
-            "context_tokens": result.estimate.settings.context_tokens,
-            "estimated_prefill_tokens_per_s": speed.prefill_tokens_per_s.value if speed else None,
-            "estimated_decode_tokens_per_s": speed.decode_tokens_per_s.value if speed else None,
-            "prefill_tokens_per_s": [g.prefill_tokens_per_s for g in result.drive.prefills],
-            "decode_tokens_per_s": [g.decode_tokens_per_s for g in result.drive.decodes],
-            "load_s": result.drive.load_s,
-            "peak_memory_bytes": result.drive.memory.peak_bytes,
-            "noise": result.noise,
-        },
+    seen = result.drive
+    keep(
+        result.estimate,
+        here,
+        Kind(result.basis),
+        decode_tokens_per_s=[g.decode_tokens_per_s for g in seen.decodes],
+        prefill_tokens_per_s=[g.prefill_tokens_per_s for g in seen.prefills],
+        load_s=[seen.load_s],
+        peak_memory_bytes=[seen.memory.peak_bytes],
+        noise=result.noise,
     )

@@ -40,7 +40,7 @@ def _ledger(db: sqlite3.Connection) -> None:
     ).fetchall()
     for *columns, text in rows:
         try:
-            body = run_of_measurement(columns, json.loads(text))
+            body = _run_of(columns, json.loads(text))
         except (KeyError, TypeError, ValueError):
             continue  # not written by weigh
         written = json.dumps(body, sort_keys=True)
@@ -52,7 +52,7 @@ def _ledger(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE measurement")
 
 
-def run_of_measurement(columns: list[Any], old: dict[str, Any]) -> dict[str, Any]:
+def _run_of(columns: list[Any], old: dict[str, Any]) -> dict[str, Any]:
     """A measurement of the first layout as a run; what it did not keep is unknown, intervals among it."""
     when, fingerprint, engine, version, model, quantization, kind, *_ = columns
 

@@ -6,10 +6,9 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from weigh.errors import BadFile, WeighError
 from weigh.store.migrations import MIGRATIONS
@@ -107,37 +106,3 @@ class Store:
             return Calibration.from_json(json.loads(row[0]))
         except (KeyError, TypeError, ValueError):
             return None  # written by another version of weigh: calibrate again
-
-    def save_measurement(
-        self,
-        *,
-        fingerprint: str,
-        engine: str,
-        engine_version: str,
-        model: str,
-        quantization: str,
-        kind: str,
-        body: Mapping[str, Any],
-    ) -> None:
-        """Keep one run in the words of before the ledger; to be replaced by `ledger.record`."""
-        from weigh.store.ledger import record
-        from weigh.store.migrations import run_of_measurement
-        from weigh.store.run import Run
-
-        columns = [time.time(), fingerprint, engine, engine_version, model, quantization, kind]
-        record(self, Run.from_json(run_of_measurement(columns, dict(body))))
-
-    def measurements(self, model: str | None = None) -> list[dict[str, Any]]:
-        """Newest first, in the words of before the ledger; to be replaced by `ledger.runs`."""
-        from weigh.store.ledger import runs
-
-        return [
-            {
-                "kind": str(run.kind),
-                "decode_tokens_per_s": list(run.decode_tokens_per_s.measured),
-                "estimated_decode_tokens_per_s": run.decode_tokens_per_s.estimated
-                and run.decode_tokens_per_s.estimated.value,
-            }
-            for run in runs(self)
-            if model in (None, run.model)
-        ]
