@@ -1,9 +1,15 @@
 """Fit the effects of `weigh.estimate.device_speed` to published runs, and say how far off strangers come out.
 
-Reads `benchmarks/data/device_runs.csv` (made by device_rows.py), writes `src/weigh/data/device_rates.json`.
-The logarithm of a run's time is fitted, by Gauss-Newton with Huber weights; every effect is drawn to a prior
-(Gaussian, `PRIORS`), so that those with few runs stay near one. Many runs of one model on one device count as
-the root of their number. To judge it, each device is left out in turn and predicted from the others.
+Reads `benchmarks/data/device_runs.csv` (made by device_rows.py); writes `src/weigh/data/device_rates.json` and,
+run by run, what was predicted without it, `benchmarks/data/device_predictions.csv`. Needs numpy.
+
+The logarithm of a run's time is fitted by Gauss-Newton under a likelihood with heavy tails; every effect is
+drawn to a prior (Gaussian, `PRIORS`), so that those with few runs stay near one. Many runs of one model on one
+device count as the root of their number.
+
+Judging: each device is left out in turn, and so is each tenth of the models. What formula and noise to take
+(`VARIANTS`) is chosen by folds inside the devices that are left in, never on those that are predicted. The
+interval of a device is set from the errors on the other devices.
 
     python benchmarks/device_rates_fit.py            # fit, judge, write
     python benchmarks/device_rates_fit.py --check    # fit and compare with the file
@@ -17,13 +23,22 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
+
 from weigh.engines.engine import Settings
 from weigh.estimate.device_speed import (
+    DP4A_CAPABILITY,
+    KNOWN,
+    MANY_RUNS,
+    VECTOR_ATTENTION,
+    Peaks,
     Run,
     Term,
     decode_terms,
@@ -34,16 +49,17 @@ from weigh.estimate.device_speed import (
 )
 from weigh.machine.device_names import Ram
 from weigh.machine.devices import gpu_sheets, host_sheets
+from weigh.machine.target import Backend
 from weigh.model.catalog import catalog
 from weigh.model.quantization import quantize
 from weigh.model.spec import ModelSpec
 
-RUNS = Path(__file__).with_name("data") / "device_runs.csv"
+DATA = Path(__file__).with_name("data")
+RUNS, PREDICTIONS = DATA / "device_runs.csv", DATA / "device_predictions.csv"
 RATES = Path(__file__).parents[1] / "src" / "weigh" / "data" / "device_rates.json"
 
 # First words of an effect's name, for all or for one backend or more, -> (mean, standard deviation) of its
-# logarithm. Chosen by hand from what is known of such devices, and looked at again after a first trial on these
-# same runs: the errors below are a little kind to them.
+# logarithm. From what is known of such devices and engines, where a line says no more.
 PRIORS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "decode": {
         "bytes": (math.log(1.3), 0.3),
@@ -54,6 +70,7 @@ PRIORS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "format * *": (0.0, 0.12),
         "experts": (0.2, 0.3),
         "experts *": (0.0, 0.2),
+        "vocabulary": (-1.0, 0.7),
         "kv": (math.log(1.5), 0.5),
         "kv *": (0.0, 0.4),
         "launch": (0.0, 0.6),
@@ -61,134 +78,192 @@ PRIORS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         "route": (0.0, 0.6),
         "route *": (0.0, 0.4),
         "era": (0.0, 0.4),
-        "era 2024 bytes": (0.0, 0.15),
-        "era 2025 bytes": (0.0, 0.15),
+        "era * bytes": (0.0, 0.15),
         "era 2024 kv": (0.0, 0.6),
     },
     "prefill": {
         "flops": (math.log(2.0), 0.6),
         "flops * *": (0.0, 0.3),
+        # its matrix units reach 63 % of their peak by the instructions that llama.cpp uses (mma, not wgmma)
+        # Source: Luo et al. 2024, arXiv:2402.13499 (from memory: unverified)
+        "flops CUDA Hopper": (math.log(1 / 0.63), 0.3),
+        "size": (0.0, 0.3),
+        "size *": (0.0, 0.15),
+        "size CUDA": (0.0, 0.3),
         "device": (0.0, 0.2),
         "format": (0.0, 0.35),
         "experts": (0.3, 0.5),
         "experts *": (0.0, 0.3),
+        "tile": (-0.7, 0.7),
+        "weights": (0.0, 0.7),
+        "weights *": (0.0, 0.4),
         "attention": (math.log(3.0), 0.8),
         "attention *": (0.0, 0.5),
+        "scores": (0.0, 0.7),
+        "recurrent": (math.log(10.0), 0.8),
         "launch": (0.0, 0.8),
         "launch *": (0.0, 0.5),
         "stream": (-0.3, 0.5),
         "era": (0.0, 0.5),
+        # no matrix units: a fourth of the peak is left (see `Run.era` in device_rows.py)
+        "era 2025 ROCm": (math.log(4.0), 0.5),
+        "era amdvlk attention": (0.7, 0.5),
     },
 }
-NOISE = {"decode": 0.08, "prefill": 0.12}  # of one run, in logarithms
+
+
+class Variant(NamedTuple):
+    """A formula less one piece, and the noise that is taken for granted.
+
+    Attributes:
+        without: first words of effects; terms that only they describe fall away (`PIECES`).
+        noise: of one run, in logarithms.
+        degrees: of freedom of Student's t; 0 for Huber's likelihood.
+    """
+
+    without: tuple[str, ...] = ()
+    noise: float = 0.08
+    degrees: int = 0
+
+
+PIECES = frozenset({"vocabulary", "tile", "weights", "recurrent", "scores"})
+VARIANTS: Mapping[str, Sequence[Variant]] = {
+    "decode": (
+        Variant(),
+        Variant(without=("vocabulary",)),
+        Variant(noise=0.05),
+        Variant(noise=0.12),
+        Variant(degrees=4),
+    ),
+    "prefill": (
+        Variant(noise=0.2, degrees=4),
+        Variant(noise=0.12, degrees=4),
+        Variant(("size",), noise=0.2, degrees=4),
+        Variant(("weights",), noise=0.2, degrees=4),
+        Variant(("recurrent",), noise=0.2, degrees=4),
+        Variant(("scores",), noise=0.2, degrees=4),
+    ),
+}
+NOTHING = -99.0  # logarithm of the cost of a piece that is left out
 HUBER = 1.5
+INNER_FOLDS, MODEL_FOLDS = 4, 10
+LARGEST_GAP = 1.0  # a worse miss counts as one of a factor of e where variants are compared
 COVERED = 0.8
-FEW_RUNS = 3
+FEW_DEVICES = 3
 PRINTED_13900K_MT_PER_S = 6400  # said in its rows
 DEFAULTS = Settings()
+Effects = dict[str, float]
+Row = Mapping[str, str]
 
 
 class Observed(NamedTuple):
-    """A published run in the formula's terms."""
+    """A published run in the formula's terms. `family`: `discrete`, `unified` or `host`."""
 
+    number: int
     device: str
+    backend: str
+    generation: str
     model: str
+    recipe: str
     experts: bool
-    on_host: bool
+    family: str
+    cards: int
     terms: tuple[Term, ...]
     log_s: float
-    weight: float
 
     @property
     def kind(self) -> str:
         return "experts" if self.experts else "dense"
 
 
-Effects = dict[str, float]
-
-
 # --- rows ---------------------------------------------------------------------------------------------------
 
 
-def read_runs() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Runs on one device, which are fitted, and runs on several cards alike, which are only predicted."""
+def read_runs() -> list[dict[str, str]]:
     with RUNS.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    one = [row for row in rows if int(row["gpus"]) <= 1]
-    return one, [row for row in rows if int(row["gpus"]) > 1]
-
-
-def era(row: Mapping[str, str]) -> str:
-    """Builds of another time: early 2024, and the first ones for Strix Halo of mid 2025."""
-    if "XiongjieDai" in row["source"] or row["device"] in (
-        "NVIDIA Tesla P40",
-        "NVIDIA Tesla V100 PCIe 32 GB",
-    ):
-        return "2024"
-    return "2025" if "lhl/strix-halo-testing" in row["source"] else ""
+        return list(csv.DictReader(file))
 
 
 @dataclass(frozen=True)
 class Machine:
     run: Run
-    bytes_per_s: float
-    flops_per_s: float
+    peaks: Peaks
+    family: str
 
 
-def machine(row: Mapping[str, str]) -> Machine:
+def machine(row: Row) -> Machine:
     if row["on"] == "host":
         host = next(h for h in host_sheets() if h.name == row["device"])
         rate = PRINTED_13900K_MT_PER_S if "13900K" in host.name else None
-        run = Run("CPU", host.generation, host.name, era=era(row))
+        run = Run("CPU", host.generation, host.name, era=row["era"])
         peak = host.fp32_flops_per_s * integer_gain(host.features)
-        return Machine(run, host.bandwidth_bytes_per_s(Ram(None, None, rate)), peak)
+        return Machine(run, Peaks(host.bandwidth_bytes_per_s(Ram(None, None, rate)), peak, peak), "host")
     sheet = next(g for g in gpu_sheets() if g.name == row["device"])
-    run = Run(row["backend"], sheet.generation, sheet.name, "HBM" in sheet.memory_type, era(row))
+    dp4a = row["backend"] == Backend.CUDA and sheet.compute_capability == DP4A_CAPABILITY
+    run = Run(row["backend"], sheet.generation, sheet.name, "HBM" in sheet.memory_type, dp4a, row["era"])
     assert sheet.fp16_flops_per_s is not None
-    return Machine(run, sheet.bandwidth_bytes_per_s, sheet.fp16_flops_per_s)
+    vector = sheet.fp32_flops_per_s if Backend(row["backend"]) in VECTOR_ATTENTION else None
+    peaks = Peaks(sheet.bandwidth_bytes_per_s, sheet.fp16_flops_per_s, vector or sheet.fp16_flops_per_s)
+    return Machine(run, peaks, "unified" if sheet.unified else "discrete")
 
 
-def observed(rows: Iterable[Mapping[str, str]], kind: str) -> list[Observed]:
-    specs: dict[tuple[str, str], ModelSpec] = {}
-    rows = [row for row in rows if row["kind"] == kind]
-    repeats = Counter((r["device"], r["backend"], r["model"], r["recipe"]) for r in rows)
+@cache
+def _spec(model: str, recipe: str) -> ModelSpec:
+    return quantize(catalog().by_id[model].spec(), recipe)
+
+
+def observed(rows: Sequence[Row], code: str) -> list[Observed]:
+    """Runs of one kind; several cards alike are one card that takes as long (`cards_share`)."""
     found = []
-    for row in rows:
-        key = (row["model"], row["recipe"])
-        spec = specs.get(key) or specs.setdefault(key, quantize(catalog().by_id[key[0]].spec(), key[1]))
+    for number, row in enumerate(rows):
+        if row["kind"] != code:
+            continue
+        on, spec = machine(row), _spec(row["model"], row["recipe"])
         name = row["device"] if row["on"] == "gpu" else f"{row['device']} CPU"
-        count = repeats[row["device"], row["backend"], *key]
-        terms, seconds = terms_of(row, spec, kind)
+        terms, seconds = terms_of(row, on, spec)
         found.append(
             Observed(
+                number,
                 name,
+                row["backend"],
+                on.run.generation,
                 row["model"],
+                row["recipe"],
                 bool(spec.experts),
-                row["on"] == "host",
+                on.family,
+                max(1, int(row["gpus"])),
                 terms,
-                math.log(seconds),
-                1 / math.sqrt(count),
+                math.log(seconds / cards_share(row)),
             )
         )
     return found
 
 
-def terms_of(row: Mapping[str, str], spec: ModelSpec, kind: str) -> tuple[tuple[Term, ...], float]:
+def cards_share(row: Row) -> float:
+    """Decode takes as long as on one such card, had it the memory; prefill is shared out by micro-batches."""
+    if row["kind"] == "tg" or int(row["gpus"]) <= 1:
+        return 1.0
+    tokens, ubatch = int(row["tokens"]), int(row["ubatch"])
+    per_batch = max(1, DEFAULTS.batch_tokens // ubatch)
+    return pipeline_share(int(row["gpus"]), math.ceil(tokens / ubatch), per_batch)
+
+
+def terms_of(row: Row, on: Machine, spec: ModelSpec) -> tuple[tuple[Term, ...], float]:
     """The run's terms, and its seconds: of a step in decode, of the whole prompt in prefill."""
-    on = machine(row)
     tokens, depth, speed = int(row["tokens"]), int(row["depth"]), float(row["tokens_per_s"])
-    if kind == "tg":
+    part = whole(spec)
+    if row["kind"] == "tg":
         cached = depth + tokens / 2
-        terms = decode_terms(whole(spec), on.run, on.bytes_per_s, DEFAULTS, cached_tokens=cached)
+        terms = decode_terms(part, on.run, on.peaks.bytes_per_s, DEFAULTS, cached_tokens=cached)
         return tuple(terms), 1 / speed
     terms = prefill_terms(
-        whole(spec),
+        part,
         on.run,
-        on.bytes_per_s,
-        on.flops_per_s,
+        on.peaks,
         tokens=tokens,
         depth=depth,
-        ubatch=min(int(row["ubatch"]), tokens),
+        ubatch=int(row["ubatch"]),
+        flash_attention=row["flash_attention"] == "True",
     )
     return tuple(terms), tokens / speed
 
@@ -197,10 +272,13 @@ def terms_of(row: Mapping[str, str], spec: ModelSpec, kind: str) -> tuple[tuple[
 
 
 def prior(name: str, table: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
-    """Of the longest pattern: `bytes * *` for `bytes CUDA Ampere`, whose last word may hold spaces."""
-    first, *rest = name.split(" ")
+    """Of the nearest pattern: `bytes * *` for `bytes CUDA Ampere`, whose last word may hold spaces."""
     if name in table:
         return table[name]
+    first, *rest = name.split(" ")
+    if first == "era":
+        starred = f"era * {rest[-1]}"
+        return table.get(starred, table["era"])
     for stars in range(min(len(rest), 2), -1, -1):
         found = table.get(" ".join([first, *"*" * stars]))
         if found is not None:
@@ -208,111 +286,239 @@ def prior(name: str, table: Mapping[str, tuple[float, float]]) -> tuple[float, f
     raise KeyError(name)
 
 
-def fit(
-    runs: Sequence[Observed], kind: str, start: Mapping[str, float] | None = None, rounds: int = 12
-) -> Effects:
-    table = PRIORS[kind]
-    names = sorted({name for run in runs for term in run.terms for name in term.effects})
-    place = {name: i for i, name in enumerate(names)}
-    priors = [prior(name, table) for name in names]
-    theta = [(start or {}).get(name, mean) for name, (mean, _) in zip(names, priors, strict=True)]
-    for _ in range(rounds):
-        matrix = [[0.0] * len(names) for _ in names]
-        right = [0.0] * len(names)
-        for run in runs:
-            add_run(run, theta, place, NOISE[kind], matrix, right)
-        for i, (mean, deviation) in enumerate(priors):
-            matrix[i][i] += deviation**-2
-            right[i] += (mean - theta[i]) / deviation**2
-        change = solved(matrix, right)
-        largest = max(abs(c) for c in change)
-        theta = [t + c / max(1.0, largest) for t, c in zip(theta, change, strict=True)]
-        if largest < 1e-3:
-            break
-    return dict(zip(names, theta, strict=True))
+class Design:
+    """Runs as arrays: logarithms of seconds, (runs, terms), and powers of effects, (runs, terms, effects)."""
+
+    def __init__(
+        self,
+        runs: Sequence[Observed],
+        priors: Mapping[str, tuple[float, float]],
+        without: tuple[str, ...] = (),
+    ) -> None:
+        self.runs = runs
+        kept = [[self._term(term, without) for term in run.terms] for run in runs]
+        terms = [[t for t in each if t is not None and t[0] > 0] for each in kept]
+        self.names = sorted({name for each in terms for _, powers in each for name in powers})
+        place = {name: i for i, name in enumerate(self.names)}
+        widest = max(len(each) for each in terms)
+        self.log_s = np.full((len(runs), widest), -1e9)
+        self.powers = np.zeros((len(runs), widest, len(self.names)))
+        for i, each in enumerate(terms):
+            for j, (seconds, powers) in enumerate(each):
+                self.log_s[i, j] = math.log(seconds)
+                for name, power in powers.items():
+                    self.powers[i, j, place[name]] += power
+        pairs = [prior(name, priors) for name in self.names]
+        self.means, self.deviations = (np.array(column) for column in zip(*pairs, strict=True))
+        self.truth = np.array([run.log_s for run in runs])
+        self.cells = [(run.device, run.backend, run.model, run.recipe) for run in runs]
+
+    @staticmethod
+    def _term(term: Term, without: tuple[str, ...]) -> tuple[float, dict[str, float]] | None:
+        powers = dict.fromkeys(term.effects, 1.0)
+        for name, power in term.slopes:
+            powers[name] = powers.get(name, 0.0) + power
+        gone = [name for name in powers if name.split(" ")[0] in without]
+        if any(name in PIECES for name in gone):
+            return None
+        return term.seconds, {name: power for name, power in powers.items() if name not in gone}
+
+    def gaps(self, theta: np.ndarray, some: np.ndarray) -> np.ndarray:
+        """Logarithms of measured over predicted time."""
+        return self.truth[some] - _summed(self.log_s[some] + self.powers[some] @ theta)[0]
+
+    def fit(
+        self, some: np.ndarray, variant: Variant, start: np.ndarray | None = None, rounds: int = 12
+    ) -> np.ndarray:
+        """Effects by these runs alone; those that none of them has stay at their prior's mean."""
+        counts = Counter(self.cells[i] for i in some)
+        cell_weights = np.array([1 / math.sqrt(counts[self.cells[i]]) for i in some])
+        used = np.flatnonzero(np.abs(self.powers[some]).sum(axis=(0, 1)))
+        powers, log_s, truth = (
+            self.powers[np.ix_(some, range(self.log_s.shape[1]), used)],
+            self.log_s[some],
+            self.truth[some],
+        )
+        means, precision = self.means[used], self.deviations[used] ** -2
+        theta = means.copy() if start is None else start[used].copy()
+        for _ in range(rounds):
+            total, shares = _summed(log_s + powers @ theta)
+            gap = truth - total
+            slopes = np.matmul(shares[:, None, :], powers)[:, 0, :]
+            weights = cell_weights * _robust(gap, variant) / variant.noise**2
+            matrix = (slopes * weights[:, None]).T @ slopes + np.diag(precision)
+            right = slopes.T @ (weights * gap) + precision * (means - theta)
+            change = np.linalg.solve(matrix, right)
+            largest = np.abs(change).max()
+            theta += change / max(1.0, largest)
+            if largest < 1e-3:
+                break
+        found = self.means.copy()
+        found[used] = theta
+        return found
 
 
-def add_run(
-    run: Observed,
-    theta: Sequence[float],
-    place: Mapping[str, int],
-    noise: float,
-    matrix: list[list[float]],
-    right: list[float],
-) -> None:
-    """Its part of the normal equations: the slope in an effect is the share of time that it multiplies."""
-    times = [term.seconds * math.exp(sum(theta[place[n]] for n in term.effects)) for term in run.terms]
-    total = sum(times)
-    slopes: dict[int, float] = defaultdict(float)
-    for time, term in zip(times, run.terms, strict=True):
-        for name in term.effects:
-            slopes[place[name]] += time / total
-    gap = run.log_s - math.log(total)
-    weight = run.weight / noise**2 * min(1.0, HUBER * noise / max(abs(gap), 1e-12))
-    for i, slope in slopes.items():
-        right[i] += weight * slope * gap
-        row = matrix[i]
-        for j, other in slopes.items():
-            row[j] += weight * slope * other
+def _summed(each: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithms of sums over terms, and the share of each term."""
+    largest = each.max(axis=1, keepdims=True)
+    times = np.exp(each - largest)
+    total = times.sum(axis=1, keepdims=True)
+    return (largest + np.log(total))[:, 0], times / total
 
 
-def solved(matrix: list[list[float]], right: Sequence[float]) -> list[float]:
-    """A symmetric positive definite system, by Cholesky."""
-    n = len(right)
-    lower = [[0.0] * n for _ in range(n)]
-    for i in range(n):
-        for j in range(i + 1):
-            rest = matrix[i][j] - sum(a * b for a, b in zip(lower[i][:j], lower[j][:j], strict=True))
-            lower[i][j] = math.sqrt(rest) if i == j else rest / lower[j][j]
-    forward: list[float] = []
-    for i in range(n):
-        forward.append((right[i] - sum(lower[i][k] * forward[k] for k in range(i))) / lower[i][i])
-    found = [0.0] * n
-    for i in reversed(range(n)):
-        found[i] = (forward[i] - sum(lower[k][i] * found[k] for k in range(i + 1, n))) / lower[i][i]
-    return found
+def _robust(gap: np.ndarray, variant: Variant) -> np.ndarray:
+    """Weights that keep far-off runs from pulling the rest."""
+    far = np.abs(gap) / variant.noise
+    if variant.degrees:
+        return (variant.degrees + 1) / (variant.degrees + far**2)
+    return np.minimum(1.0, HUBER / np.maximum(far, 1e-12))
 
 
-def gap(run: Observed, effects: Mapping[str, float], kind: str) -> float:
-    """Logarithm of measured over predicted time; effects nobody fitted stay at their prior's mean."""
-    table = PRIORS[kind]
-
-    def effect(name: str) -> float:
-        return effects[name] if name in effects else prior(name, table)[0]
-
-    total = sum(t.seconds * math.exp(sum(effect(n) for n in t.effects)) for t in run.terms)
-    return run.log_s - math.log(total)
-
-
-# --- how good ----------------------------------------------------------------------------------------------
+# --- left out ----------------------------------------------------------------------------------------------
 
 
 class Gap(NamedTuple):
-    device: str
-    model: str
-    where: str
-    kind: str
+    """A run predicted without its device (`device`), its generation (`generation`) or its model (`model`)."""
+
+    left_out: str
+    known: str
+    run: Observed
     value: float
 
+    @property
+    def cell(self) -> tuple[str, str, str]:
+        return self.known, self.run.family, self.run.kind
 
-def without(effects: Effects, device: str) -> Effects:
-    return {name: v for name, v in effects.items() if not name.startswith(f"device {device} ")}
+
+def chosen(
+    designs: Mapping[Variant, Design], some: np.ndarray, starts: Mapping[Variant, np.ndarray]
+) -> Variant:
+    """The variant that predicts left-out devices and left-out models best, by folds within `some`."""
+    runs = next(iter(designs.values())).runs
+    counts = Counter(runs[i].device for i in some)
+
+    def folds(names: Sequence[str]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        number = {name: i % INNER_FOLDS for i, name in enumerate(sorted(set(names)))}
+        for fold in range(INNER_FOLDS):
+            out = np.array([number[name] == fold for name in names])
+            yield some[~out], some[out]
+
+    splits = [*folds([runs[i].device for i in some]), *folds([runs[i].model for i in some])]
+
+    def loss(variant: Variant) -> float:
+        design, total = designs[variant], 0.0
+        for inside, outside in splits:
+            gaps = design.gaps(design.fit(inside, variant, starts[variant], rounds=4), outside)
+            shares = np.array([1 / math.sqrt(counts[runs[i].device]) for i in outside])
+            total += float((np.minimum(np.abs(gaps), LARGEST_GAP) * shares).sum())
+        return total
+
+    return min(designs, key=loss)
 
 
-def leave_out(
-    runs: Sequence[Observed], kind: str, full: Effects, group: Callable[[Observed], object], where: str
-) -> list[Gap]:
-    """Predict each group of runs from a fit to the others."""
-    found = []
-    for left in sorted({group(run) for run in runs}, key=str):
-        rest = [run for run in runs if group(run) != left]
-        start = without(full, str(left)) if where == "related" else full
-        effects = fit(rest, kind, start, rounds=6)
-        for run in runs:
-            if group(run) == left:
-                place = "host" if run.on_host else where
-                found.append(Gap(run.device, run.model, place, run.kind, gap(run, effects, kind)))
-    return found
+class Judge:
+    """Fits to all runs but some."""
+
+    def __init__(self, kind: str, code: str) -> None:
+        self.kind = kind
+        self.runs = observed(read_runs(), code)
+        self.variants = VARIANTS[kind]
+        without = {variant.without for variant in self.variants}
+        shared = {names: Design(self.runs, PRIORS[kind], names) for names in without}
+        self.designs = {variant: shared[variant.without] for variant in self.variants}
+        self.fitted = np.arange(len(self.runs))
+        self.starts = {v: self.designs[v].fit(self.fitted, v) for v in self.variants}
+
+    def all_runs(self) -> tuple[Variant, Effects]:
+        variant = chosen(self.designs, self.fitted, self.starts)
+        return variant, self._named(variant, self.starts[variant])
+
+    def without(self, device: str) -> Effects:
+        """What would be known if nobody had published a run on `device`."""
+        inside = np.array([i for i in self.fitted if self.runs[i].device != device])
+        variant = chosen(self.designs, inside, self.starts)
+        return self._named(variant, self.designs[variant].fit(inside, variant))
+
+    def _named(self, variant: Variant, theta: np.ndarray) -> Effects:
+        named = dict(zip(self.designs[variant].names, (float(t) for t in theta), strict=True))
+        return {**named, **dict.fromkeys(PIECES & set(variant.without), NOTHING)}
+
+    def left_out(self, what: str, left: frozenset[str], together: bool = True) -> list[Gap]:
+        """Runs of the groups `left`, predicted without them: all at once, or each without itself alone.
+
+        The variant is chosen without all of them either way.
+        """
+        group = GROUPS[what]
+        inside = np.array([i for i in self.fitted if group(self.runs[i]) not in left])
+        variant = chosen(self.designs, inside, self.starts)
+        return [
+            gap
+            for one in ([left] if together else [{x} for x in left])
+            for gap in self._gaps(what, one, variant)
+        ]
+
+    def _gaps(self, what: str, left: Iterable[str], variant: Variant) -> list[Gap]:
+        group = GROUPS[what]
+        inside = np.array([i for i in self.fitted if group(self.runs[i]) not in left])
+        outside = np.array([i for i, run in enumerate(self.runs) if group(run) in left])
+        design = self.designs[variant]
+        start = self.starts[variant].copy()
+        if what != "model":  # no word of what is left out may stay in it
+            names = {f"device {self.runs[i].device.removesuffix(' CPU')} " for i in outside}
+            own = [i for i, name in enumerate(design.names) if name.startswith(tuple(names))]
+            start[own] = design.means[own]
+        gaps = design.gaps(design.fit(inside, variant, start), outside)
+        counts = Counter((self.runs[i].device, self.runs[i].backend) for i in inside)
+        seen = {(self.runs[i].backend, self.runs[i].generation) for i in inside}
+        found = []
+        for i, value in zip(outside, gaps, strict=True):
+            run = self.runs[i]
+            known = "related" if (run.backend, run.generation) in seen else "sheet"
+            if counts[run.device, run.backend] >= MANY_RUNS:
+                known = "published"
+            found.append(Gap(what, known, run, float(value)))
+        return found
+
+    def tasks(self) -> list[tuple[str, str, frozenset[str], bool]]:
+        """Each device, each generation, and models that share a choice of variant, each by itself."""
+        models = sorted({run.model for run in self.runs})
+        return [
+            *((self.kind, "device", frozenset([x]), True) for x in sorted({r.device for r in self.runs})),
+            *(
+                (self.kind, "generation", frozenset([x]), True)
+                for x in sorted({r.generation for r in self.runs})
+            ),
+            *((self.kind, "model", frozenset(models[i::MODEL_FOLDS]), False) for i in range(MODEL_FOLDS)),
+        ]
+
+
+GROUPS: Mapping[str, Callable[[Observed], str]] = {
+    "device": lambda run: run.device,
+    "generation": lambda run: run.generation,
+    "model": lambda run: run.model,
+}
+KINDS = {"decode": "tg", "prefill": "pp"}
+
+
+@cache
+def judge_of(kind: str) -> Judge:
+    """For `decode` or `prefill`."""
+    return Judge(kind, KINDS[kind])
+
+
+def _task(task: tuple[str, str, frozenset[str], bool]) -> list[Gap]:
+    kind, what, left, together = task
+    return judge_of(kind).left_out(what, left, together)
+
+
+def all_gaps(kind: str) -> list[Gap]:
+    with ProcessPoolExecutor() as pool:
+        found = [gap for gaps in pool.map(_task, judge_of(kind).tasks()) for gap in gaps]
+    # a model's runs on a device with few others say nothing of how a well-known device is predicted
+    return [g for g in found if g.left_out != "model" or g.known == "published"]
+
+
+# --- intervals ---------------------------------------------------------------------------------------------
 
 
 def weighted_quantile(values: Sequence[tuple[float, float]], share: float) -> float:
@@ -326,111 +532,141 @@ def weighted_quantile(values: Sequence[tuple[float, float]], share: float) -> fl
 
 
 def half_width(gaps: Sequence[Gap]) -> float:
-    """That holds 80 % of the gaps, every device counting as the root of its runs."""
-    count = Counter(g.device for g in gaps)
-    return weighted_quantile([(abs(g.value), 1 / math.sqrt(count[g.device])) for g in gaps], COVERED)
+    """That holds 80 % of the gaps, every device counting as the root of its runs.
+
+    A little more where devices are few, since the next one may be beyond them all.
+    """
+    count = Counter(g.run.device for g in gaps)
+    share = COVERED + (1 - COVERED) / len(count)
+    return weighted_quantile([(abs(g.value), 1 / math.sqrt(count[g.run.device])) for g in gaps], share)
 
 
 def widths(gaps: Sequence[Gap]) -> dict[str, float]:
-    """By where and kind; experts no less than dense models, and 1.5 times that on fewer than three devices."""
+    """By how well a device is known, its kind and the model's; never narrower where less is known.
+
+    `sheet` is set by leaving out whole generations. A cell of fewer than three devices takes the widest of
+    itself and of what is next to it: the other kind of model, then the other kinds of devices.
+    """
+    evidence = {"published": "model", "related": "device", "sheet": "generation"}
     found: dict[str, float] = {}
-    for where in ("published", "related", "host"):
-        dense, experts = ([g for g in gaps if (g.where, g.kind) == (where, k)] for k in ("dense", "experts"))
-        found[f"{where} dense"] = width = half_width(dense)
-        known = len({g.device for g in experts}) >= FEW_RUNS
-        found[f"{where} experts"] = max(width, half_width(experts)) if known else 1.5 * width
+    for known in KNOWN:
+        some = [g for g in gaps if g.left_out == evidence[known]]
+        for family in ("discrete", "unified", "host"):
+            for kind in ("dense", "experts"):
+                nested = (
+                    [g for g in some if g.run.family == family and g.run.kind == kind],
+                    [g for g in some if g.run.family == family],
+                    some,
+                )
+                width = 0.0
+                for level in nested:
+                    width = max(width, half_width(level) if level else 0.0)
+                    if len({g.run.device for g in level}) >= FEW_DEVICES:
+                        break
+                less = found.get(f"{KNOWN[KNOWN.index(known) - 1]} {family} {kind}", 0.0)
+                found[f"{known} {family} {kind}"] = max(width, less if known != "published" else 0.0)
     return found
 
 
-def coverage(gaps: Sequence[Gap], where: str) -> tuple[float, float]:
-    """Share of runs, and mean over devices, inside an interval that was set without their device."""
-    inside: dict[str, list[bool]] = defaultdict(list)
-    for device in sorted({g.device for g in gaps if g.where == where}):
-        others = widths([g for g in gaps if g.device != device])
-        for g in gaps:
-            if g.device == device and g.where == where:
-                inside[device].append(abs(g.value) <= others[f"{where} {g.kind}"])
-    every = [hit for hits in inside.values() for hit in hits]
-    means = [sum(hits) / len(hits) for hits in inside.values()]
-    return sum(every) / len(every), sum(means) / len(means)
+class Judged(NamedTuple):
+    """A gap with the half-width that was set without its device."""
+
+    gap: Gap
+    width: float
+
+    @property
+    def inside(self) -> bool:
+        return abs(self.gap.value) <= self.width
 
 
-def percent(log_gaps: Sequence[float]) -> float:
-    return 100 * math.expm1(median(abs(g) for g in log_gaps))
+def judged(gaps: Sequence[Gap]) -> list[Judged]:
+    found = []
+    for device in sorted({g.run.device for g in gaps}):
+        table = widths([g for g in gaps if g.run.device != device])
+        mine = [g for g in gaps if g.run.device == device]
+        found += [Judged(g, table[" ".join(g.cell)]) for g in mine]
+    return found
 
 
-def report(kind: str, gaps: Sequence[Gap]) -> None:
-    for where in ("related", "published", "host"):
-        some = [g for g in gaps if g.where == where]
-        rows, devices = coverage(gaps, where)
-        print(
-            f"{kind} {where}: {len(some)} runs, {len({g.device for g in some})} devices,"
-            f" median error {percent([g.value for g in some]):.1f} %,"
-            f" 80 % interval holds {100 * rows:.0f} % of runs, {100 * devices:.0f} % by device"
-        )
-        for model_kind in ("dense", "experts"):
-            part = [g.value for g in some if g.kind == model_kind]
-            if part:
-                print(f"    {model_kind}: {len(part)} runs, median error {percent(part):.1f} %")
-    by_device: dict[str, list[float]] = defaultdict(list)
-    for g in gaps:
-        if g.where != "published":
-            by_device[g.device].append(g.value)
-    for device, values in sorted(by_device.items()):
-        print(
-            f"      {device:34} {len(values):3} runs, takes {math.exp(median(values)):.2f} x the time predicted"
-        )
+# --- what is told ------------------------------------------------------------------------------------------
 
 
-def report_several(kind: str, code: str, rows: Sequence[Mapping[str, str]], effects: Effects) -> None:
-    """Decode takes as long as on one such card, had it the memory; prefill is shared out by micro-batches."""
-    rows = [row for row in rows if row["kind"] == code]
-    gaps = []
-    for row, run in zip(rows, observed(rows, code), strict=True):
-        share = 1.0
-        if kind == "prefill":
-            tokens, ubatch = int(row["tokens"]), int(row["ubatch"])
-            per_batch = max(1, DEFAULTS.batch_tokens // ubatch)
-            share = pipeline_share(int(row["gpus"]), math.ceil(tokens / ubatch), per_batch)
-        gaps.append(gap(run, effects, kind) - math.log(share))
-    print(
-        f"{kind} on several cards by layers: {len(gaps)} runs, median error {percent(gaps):.1f} %,"
-        f" take {math.exp(median(gaps)):.2f} x the time predicted"
-    )
+def percent(log_gaps: Iterable[float]) -> float:
+    """Median of |predicted / measured - 1| of speeds."""
+    return 100 * median(abs(math.expm1(g)) for g in log_gaps)
 
 
-def judged(rows: Sequence[Mapping[str, str]], kind: str, code: str) -> tuple[dict[str, object], list[Gap]]:
-    runs = observed(rows, code)
-    effects = fit(runs, kind)
-    gaps = leave_out(runs, kind, effects, lambda run: run.device, "related")
-    count = Counter(run.device for run in runs)
-    known = [run for run in runs if count[run.device] >= FEW_RUNS and not run.on_host]
-    # a tenth of the models at a time: each is predicted by the others on the same device
-    models = {model: i % 10 for i, model in enumerate(sorted({run.model for run in known}))}
-    inside = leave_out(known, kind, effects, lambda run: models[run.model], "published")
-    every = gaps + inside
-    kept = {name: round(value, 4) for name, value in effects.items() if not name.startswith("era")}
-    backends = Counter(f"{r['device']} {r['backend']}" for r in rows if r["kind"] == code)
-    errors = {name: round(width, 3) for name, width in widths(every).items()}
-    return {"effects": kept, "errors": errors, "runs": dict(sorted(backends.items()))}, every
+def report(kind: str, results: Sequence[Judged]) -> None:
+    for what in ("device", "generation", "model"):
+        cells: dict[tuple[str, str, str], list[Judged]] = defaultdict(list)
+        for result in results:
+            if result.gap.left_out == what:
+                run = result.gap.run
+                cells[run.family, run.kind, "several" if run.cards > 1 else "one"].append(result)
+        for cell, some in sorted(cells.items()):
+            print(
+                f"{kind} without its {what}, {' '.join(cell)}: {len(some)} runs,"
+                f" {len({r.gap.run.device for r in some})} devices,"
+                f" median error {percent(r.gap.value for r in some):.1f} %,"
+                f" interval holds {100 * sum(r.inside for r in some) / len(some):.0f} %"
+            )
+    by_device: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for r in results:
+        if r.gap.left_out == "device":
+            by_device[r.gap.run.device, r.gap.run.backend].append(r.gap.value)
+    for (device, backend), values in sorted(by_device.items()):
+        times = math.exp(median(values))
+        print(f"      {device:34} {backend:7} {len(values):3} runs, takes {times:.2f} x the time predicted")
+
+
+def write_predictions(results: Mapping[str, Sequence[Judged]]) -> None:
+    """A line for each run and what it was predicted without; `row` counts the lines of device_runs.csv from 0."""
+    rows = read_runs()
+    lines = []
+    for kind, some in results.items():
+        for r in some:
+            g = r.gap
+            row = rows[g.run.number]
+            predicted = float(row["tokens_per_s"]) * math.exp(g.value)
+            low, high = predicted / math.exp(r.width), predicted * math.exp(r.width)
+            described = (kind, g.left_out, g.known, g.run.family, g.run.kind)
+            lines.append((g.run.number, *described, f"{predicted:.4g}", f"{low:.4g}", f"{high:.4g}"))
+    with PREDICTIONS.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("row", "speed", "without", "known", "device", "model", "predicted", "low", "high"))
+        writer.writerows(sorted(lines))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with the file instead of writing it")
     check = parser.parse_args().check
-    rows, on_several = read_runs()
-    content = {}
-    for kind, code in (("decode", "tg"), ("prefill", "pp")):
-        content[kind], gaps = judged(rows, kind, code)
-        report(kind, gaps)
-        report_several(kind, code, on_several, fit(observed(rows, code), kind))
-    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    content: dict[str, dict[str, object]] = {}
+    results: dict[str, list[Judged]] = {}
+    for kind in KINDS:
+        judge = judge_of(kind)
+        variant, effects = judge.all_runs()
+        print(f"{kind}: {variant}")
+        if check:
+            gaps: list[Gap] = []
+        else:
+            gaps = all_gaps(kind)
+            results[kind] = judged(gaps)
+            report(kind, results[kind])
+        counts = Counter(f"{r.device.removesuffix(' CPU')} {r.backend}" for r in judge.runs)
+        content[kind] = {
+            "effects": {n: round(v, 4) for n, v in effects.items() if not n.startswith("era")},
+            "errors": {name: round(width, 3) for name, width in widths(gaps).items()} if gaps else None,
+            "runs": dict(sorted(counts.items())),
+            "generations": sorted({f"{r.backend} {r.generation}" for r in judge.runs}),
+        }
     if check:
-        same = RATES.read_text(encoding="utf-8") == text
+        kept = json.loads(RATES.read_text(encoding="utf-8"))
+        same = all(content[kind]["effects"] == kept[kind]["effects"] for kind in KINDS)
         print("device_rates.json is up to date" if same else "device_rates.json differs")
         raise SystemExit(0 if same else 1)
-    RATES.write_text(text, encoding="utf-8")
+    RATES.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_predictions(results)
 
 
 if __name__ == "__main__":

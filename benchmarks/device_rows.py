@@ -161,12 +161,21 @@ BACKENDS = {
     "cpu": Backend.CPU,
 }
 ODDLY_LOW = {"NVIDIA A100 SXM 80GB", "NVIDIA L40S"}  # their F16 prefill, in the source itself
+# Sources that ran llama-bench with `-ub 2048` and say so beside their tables, which have no column for it. The
+# forum's figures repeat the command of the page (tests pp2048 and tg32 at the same depths).
+UBATCH = {"jetsonhacks.com spark-llamacpp-bench.html": 2048, "forums.developer.nvidia.com t/355639": 2048}
+EARLY = re.compile(r"XiongjieDai|discussion 4167|llama\.cpp PR (4766|6017|7716)\b")
 HELD_BACK = re.compile(r"host: (Pi|Radxa|HiFive)")  # cards on a board's single PCIe lane
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One published speed. `kind` is `pp` (prefill) or `tg` (decode); depth is what was cached before."""
+    """One published speed. `kind` is `pp` (prefill) or `tg` (decode); depth is what was cached before.
+
+    `era` names a build or driver that today's differ from: "2024" up to mid 2024, before flash attention and
+    newer kernels; "2025" the first builds for Strix Halo, whose ROCm kernels used no matrix units (they came
+    with llama.cpp's pull requests 17156, 17576 and 17879 late that year); "amdvlk" a driver given up in 2025.
+    """
 
     device: str
     on: str
@@ -179,6 +188,8 @@ class Run:
     depth: int
     ubatch: int
     tokens_per_s: float
+    era: str
+    flash_attention: bool
     self_reported: bool
     source: str
 
@@ -193,6 +204,7 @@ def cleaned(row: dict[str, str]) -> Run:
     sheet = _sheet(row)
     backend = _backend(row, sheet)
     kind, tokens, depth, ubatch = _test(row)
+    ubatch = next((size for source, size in UBATCH.items() if row["source"].startswith(source)), ubatch)
     model, recipe = _model(row), _recipe(row)
     _check_size(row, model, recipe, sheet)
     if row["device"] in ODDLY_LOW and kind == "pp" and recipe == "F16":
@@ -209,6 +221,8 @@ def cleaned(row: dict[str, str]) -> Run:
         depth=depth,
         ubatch=ubatch,
         tokens_per_s=float(row["tokens_per_s"]),
+        era=_era(row),
+        flash_attention=_era(row) != "2024" and row["flash_attn"] != "0",  # later builds choose it themselves
         self_reported="self-reported" in row["notes"] or "llmfit" in row["source"],
         source=row["source"],
     )
@@ -253,6 +267,14 @@ def _backend(row: dict[str, str], sheet: GpuSheet | HostSheet) -> Backend:
     if said is Backend.CUDA and sheet.vendor != "NVIDIA":
         raise Dropped("CUDA on another maker's device")
     return said or backend_of(sheet.vendor, sheet.generation)
+
+
+def _era(row: dict[str, str]) -> str:
+    if EARLY.search(row["source"]) or re.match(r"(master )?202[34]", row["build"]):
+        return "2024"
+    if "lhl/strix-halo-testing" in row["source"]:
+        return "2025"
+    return "amdvlk" if "amdvlk" in row["source"] else ""
 
 
 def _test(row: dict[str, str]) -> tuple[str, int, int, int]:

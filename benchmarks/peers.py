@@ -28,19 +28,27 @@ from contextlib import contextmanager
 from csv import DictReader
 from dataclasses import dataclass, field
 from datetime import date
-from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-import device_rates_fit as rates
+from device_rates_fit import judge_of
 
 from weigh import target_named
 from weigh.bench.here import ask_layout, here
 from weigh.engines.engine import Settings
-from weigh.estimate.device_speed import bytes_per_s, decode_terms, flops_per_s, prefill_terms, run_on, whole
+from weigh.estimate.device_speed import (
+    Rates,
+    bytes_per_s,
+    decode_terms,
+    flops_per_s,
+    peaks_of,
+    prefill_terms,
+    run_on,
+    whole,
+)
 from weigh.model.catalog import CatalogEntry, catalog
 from weigh.model.quantization import quantize
 from weigh.model.spec import ModelSpec
@@ -153,22 +161,14 @@ def _held_out(question: Question) -> float:
     """What `weigh fit --on DEVICE` would say if no run on that device had been published."""
     target = target_named(question.device)
     device = target.gpus[0] if target.gpus else target.host
-    kind, code = ("prefill", "pp") if question.asks == "prefill" else ("decode", "tg")
-    runs = [run for run in _runs(code) if run.device.removesuffix(" CPU") != device.name]
-    part, run, rate = whole(question.spec), run_on(device), bytes_per_s(device)
-    tokens = question.context
+    kind = "prefill" if question.asks == "prefill" else "decode"
+    part, run, tokens = whole(question.spec), run_on(device), question.context
     if kind == "decode":
-        terms, per = decode_terms(part, run, rate, Settings(), cached_tokens=tokens / 2), 1
+        terms, per = decode_terms(part, run, bytes_per_s(device), Settings(), cached_tokens=tokens / 2), 1
     else:
-        flops, per = flops_per_s(device), tokens
-        terms = prefill_terms(part, run, rate, flops, tokens=tokens, depth=0, ubatch=512)
-    asked = rates.Observed("", "", False, False, tuple(terms), 0.0, 1.0)
-    return per * math.exp(rates.gap(asked, rates.fit(runs, kind), kind))
-
-
-@cache
-def _runs(code: str) -> list[rates.Observed]:
-    return rates.observed(rates.read_runs()[0], code)
+        terms, per = prefill_terms(part, run, peaks_of(device), tokens=tokens, depth=0, ubatch=512), tokens
+    name = device.name if target.gpus else f"{device.name} CPU"
+    return per / Rates(judge_of(kind).without(name), {}, {}).seconds(terms)
 
 
 def _json(*arguments: str) -> Any:

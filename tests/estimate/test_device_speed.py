@@ -14,8 +14,10 @@ from tests.calibrations import CALIBRATION
 from weigh.bench import probes
 from weigh.engines.engine import Settings
 from weigh.estimate.device_speed import (
+    KNOWN,
     LAUNCH_S,
     Part,
+    Peaks,
     Rates,
     Run,
     decode_terms,
@@ -84,7 +86,7 @@ def decode(
 
 def test_decode_reads_weights_and_cache_once_and_launches_every_layer() -> None:
     terms = decode_terms(whole(DENSE), RUN, 100e9, SETTINGS, cached_tokens=1000)
-    weights = 2 * (10 * LAYER_WEIGHTS + OUTPUT_WEIGHTS)
+    weights = 2 * (10 * LAYER_WEIGHTS + 2 * OUTPUT_WEIGHTS)  # a large vocabulary costs beyond its bytes
     cache_bytes = 1000 * 10 * 2 * 2 * 125 * 2  # tokens x layers x (K and V) x heads x width x bytes
     expected = (weights + cache_bytes) / 100e9 + 10 * LAUNCH_S
     assert NO_EFFECTS.seconds(terms) == pytest.approx(expected)
@@ -100,11 +102,39 @@ def test_effects_multiply_what_they_name() -> None:
 
 
 def test_prefill_multiplies_every_weight_but_the_output_once_per_token() -> None:
-    terms = prefill_terms(whole(DENSE), RUN, 1e15, 1e12, tokens=1024, depth=0, ubatch=512)
+    peaks = Peaks(1e15, 1e12, 0.5e12)
+    terms = prefill_terms(whole(DENSE), RUN, peaks, tokens=1024, depth=0, ubatch=512)
     pairs = 1024 * 1024 / 2 * 10 * 2 * 8 * (125 + 125)
     launches = 2 * 10 * LAUNCH_S
-    expected = (2 * 10 * LAYER_WEIGHTS * 1024 + pairs) / 1e12 + launches
+    expected = 2 * 10 * LAYER_WEIGHTS * 1024 / 1e12 + pairs / 0.5e12 + launches
     assert NO_EFFECTS.seconds(terms) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_wide_gpu_is_slowed_by_the_power_of_its_size_and_a_processor_is_not() -> None:
+    part = Part(((GgmlType.F16, 1_000_000),), (), None, 0.0, 0, 0, ())
+    slower = Rates({"size CUDA": 0.5, "size CPU": 0.5}, {}, {})
+
+    def seconds(run: Run, flops: float) -> float:
+        return slower.seconds(
+            prefill_terms(part, run, Peaks(1e30, flops, flops), tokens=1, depth=0, ubatch=1)
+        )
+
+    assert seconds(RUN, 200e12) == pytest.approx(2e6 / 200e12 * 2)  # four times the ordinary size: root of 4
+    assert seconds(Run("CPU", "Zen 4", ""), 200e12) == pytest.approx(2e6 / 200e12)
+
+
+def test_cards_with_only_dp4a_multiply_quantized_weights_at_twice_their_fp32_rate() -> None:
+    run = RUN._replace(dp4a=True)
+    peaks = Peaks(1e30, 10e12, 10e12)
+    times = [
+        NO_EFFECTS.seconds(
+            prefill_terms(
+                Part(((kind, 256_000),), (), None, 0.0, 0, 0, ()), run, peaks, tokens=8, depth=0, ubatch=8
+            )
+        )
+        for kind in (GgmlType.Q4_K, GgmlType.F16)
+    ]
+    assert times[1] == pytest.approx(2 * times[0])
 
 
 def test_sliding_layers_read_no_more_than_their_window() -> None:
@@ -249,11 +279,16 @@ def test_published_runs_lie_in_the_intervals_of_their_devices() -> None:
     assert inside / len(rows) > 0.75
 
 
-def test_intervals_widen_for_strangers_and_experts() -> None:
+def test_intervals_widen_with_what_is_not_known() -> None:
     for table in rates():
-        assert table.errors["related dense"] >= table.errors["published dense"]
-        assert table.errors["related experts"] >= table.errors["related dense"]
-        assert table.errors["host dense"] >= table.errors["related dense"]
+        for kind in ("discrete", "unified", "host"):
+            for model in ("dense", "experts"):
+                widths = [table.errors[f"{known} {kind} {model}"] for known in KNOWN]
+                assert widths == sorted(widths)
+    kinds = {
+        name: rates()[0].known(target_named(name).gpus[0]) for name in ("RTX 3060", "RTX 3090", "MI300X")
+    }
+    assert kinds == {"RTX 3060": "published", "RTX 3090": "related", "MI300X": "sheet"}
 
 
 def test_loading_reads_the_whole_file_and_says_what_it_takes_for_granted() -> None:

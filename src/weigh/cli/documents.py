@@ -364,6 +364,13 @@ def served_document(found: Served) -> Document:
         },
         "kv_capacity_tokens": memory.kv_capacity_tokens,
         "max_concurrency": memory.max_concurrency,
+        "speed": found.speed
+        and {
+            "requests_at_once": found.speed.at_once,
+            "decode_tokens_per_s": found.speed.decode_tokens_per_s.to_json(),
+            "total_tokens_per_s": found.speed.total_tokens_per_s.to_json(),
+            "ttft_s": found.speed.ttft_s.to_json(),
+        },
         "arguments": list(memory.arguments),
         "notes": list(memory.notes),
     }

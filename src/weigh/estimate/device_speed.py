@@ -2,19 +2,23 @@
 
 Decode, one step      sum over devices of
                         weight bytes visited / bandwidth x what its format costs there
+                      + bytes of the output matrix / bandwidth x what a large vocabulary costs beyond that
                       + KV bytes read / bandwidth x what that costs
                       + layers x time to launch one
 Prefill of T tokens   sum over devices of
                         2 x weights x T / FP16 peak x what its format costs there
-                      + attention over T x depth + T^2 / 2 pairs / FP16 peak x its cost
-                      + micro-batches x (layers x time to launch one + experts streamed)
+                      + attention over T x depth + T^2 / 2 pairs / peak of its kernels x its cost
+                      + T x recurrent states x what their updates cost
+                      + micro-batches x (layers x time to launch one + weights brought in once
+                        + rows of multiplication tiles that an expert's few tokens leave empty)
 Offloaded parts run one after another, but GPUs that hold all layers work on several micro-batches at once
 (`pipeline_share`). Weights in RAM cross the bus to a GPU in prefill, because llama.cpp
 multiplies batches of `OFFLOAD_TOKENS` and more there; otherwise the host does its part itself.
 
 Each cost is a product of effects, named `backend`, `generation`, `format` and so on, that
 `benchmarks/device_rates_fit.py` fitted to published runs of llama.cpp (data/device_rates.json): a device that
-nobody measured takes those of its generation and backend, one that somebody did has an effect of its own.
+nobody measured takes those of its generation and backend, one that somebody did has an effect of its own. The
+cost of prefill also grows with the peak itself (`size`): the wider a GPU, the less of it a model fills.
 """
 
 from __future__ import annotations
@@ -43,6 +47,15 @@ from weigh.model.spec import Mixer, MixerKind, ModelSpec, TensorGroup
 from weigh.model.stored_types import NumberFormat
 
 LAUNCH_S = 20e-6  # unit of the time to launch a layer; its effect says how many
+TILE_TOKENS = 32  # unit of the rows an expert's multiplication is padded to; its effect says how many
+STATE_OPERATIONS = 8  # to decay, correct, add to and read an element of a recurrent state, per token
+SCORE_BYTES = 16  # without flash attention a score is written, scaled and masked, and read again in 32 bits
+SIZE_FLOPS_PER_S = 50e12  # a GPU of this peak is of ordinary size
+# Kernels multiply quantized weights by 8-bit integers. With tensor cores those are twice as fast as FP16, the
+# peak everything is held against; cards of compute capability 6.1 have only dp4a, at 4 x FP32, half of it 2 x.
+# Source: NVIDIA, "Mixed-precision programming with CUDA 8" (2016).
+DP4A_CAPABILITY, DP4A_GAIN = "6.1", 2.0
+VECTOR_ATTENTION = frozenset({Backend.ROCM, Backend.VULKAN, Backend.SYCL})  # no matrix units in attention
 OFFLOAD_TOKENS = 32  # llama.cpp, ggml-cuda.cu: batches from here on are multiplied on the GPU
 LINK_SHARE = 0.7  # of the bus's peak that copies reach: taken for granted
 TENSOR_PARALLEL_SHARE = 0.85  # of n GPUs' rate that is left beside exchanging sums: taken for granted
@@ -64,19 +77,26 @@ LOAD_NOTE = "load times assume an NVMe disk of 3 GB/s, 0.4 GB/s on boards"
 UNKNOWN_RATE_ERROR = 1.0
 SEVERAL_SEQUENCES_ERROR = 0.35
 TENSOR_PARALLEL_ERROR = 0.4
-SPLIT_ERROR = 0.25
+SPLIT_ERROR = 0.25  # between RAM and a GPU; layers on several cards alike are in the published runs
 COPIED_WEIGHTS_ERROR = 0.5
 LOAD_ERROR = 2.0
 
 
 class Run(NamedTuple):
-    """What a term depends on beside its amount of work. `sheet` is the device's name in the tables."""
+    """What a term depends on beside its amount of work.
+
+    Attributes:
+        sheet: the device's name in the tables.
+        dp4a: its only fast way with quantized weights.
+        era: of the engine's build or driver: "" is today's; others matter to the fit alone.
+    """
 
     backend: str
     generation: str
     sheet: str
     hbm: bool = False
-    era: str = ""  # of the engine's build: "" is today's; older ones matter to the fit alone
+    dp4a: bool = False
+    era: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +123,20 @@ class Part:
         return not (self.dense or self.experts or self.output)
 
 
+class Peaks(NamedTuple):
+    """A device's own, from its data sheet. Attention runs on vector units on some backends."""
+
+    bytes_per_s: float
+    flops_per_s: float
+    attention_flops_per_s: float
+
+
 class Term(NamedTuple):
-    """Seconds before effects, and the effects that multiply them."""
+    """Seconds before effects, the effects that multiply them, and those that do so to a power."""
 
     seconds: float
     effects: tuple[str, ...]
+    slopes: tuple[tuple[str, float], ...] = ()
 
 
 # --- terms: what both the fit and the estimate are made of ----------------------------------------------
@@ -139,33 +168,71 @@ def decode_terms(
     distinct = 1 - (1 - part.expert_share) ** sequences
     for name, size in _bytes_by_class(part.experts).items():
         terms.append(Term(size * distinct / bytes_per_s, _decode_effects(run, name, True)))
-    cache_bytes = sequences * _cache_bytes_read(part, settings, cached_tokens)
+    if part.output:
+        terms.append(Term(sum(_bytes_by_class((part.output,)).values()) / bytes_per_s, ("vocabulary",)))
+    cache_bytes = sequences * cache_bytes_read(part, settings, cached_tokens)
     terms.append(Term(cache_bytes / bytes_per_s, _effects(run, "kv")))
-    terms.append(Term(part.layers * LAUNCH_S, (*_effects(run, "launch"), f"launch {run.generation}")))
+    terms.append(Term(part.layers * LAUNCH_S, _effects(run, "launch")))
     if part.expert_layers:
         terms.append(Term(part.expert_layers * LAUNCH_S, _effects(run, "route")))
     return terms
 
 
 def prefill_terms(
-    part: Part, run: Run, bytes_per_s: float, flops_per_s: float, *, tokens: int, depth: int, ubatch: int
+    part: Part,
+    run: Run,
+    peaks: Peaks,
+    *,
+    tokens: int,
+    depth: int,
+    ubatch: int,
+    flash_attention: bool = True,
 ) -> list[Term]:
     """Of a prompt of `tokens` after `depth` cached ones, in micro-batches of `ubatch`."""
+    ubatch = min(ubatch, tokens)
     micro_batches = math.ceil(tokens / ubatch)
-    terms = []
-    for name, weights in _weights_by_class(part.dense).items():
-        terms.append(Term(2 * weights * tokens / flops_per_s, _prefill_effects(run, name, False)))
+    touched = 1 - (1 - part.expert_share) ** ubatch
+    terms = _multiplications(part, run, peaks, tokens)
     for name, weights in _weights_by_class(part.experts).items():
-        flops = 2 * weights * part.expert_share * tokens
-        terms.append(Term(flops / flops_per_s, _prefill_effects(run, name, True)))
-    touched = 1 - (1 - part.expert_share) ** min(ubatch, tokens)
+        padded = 2 * weights * touched * micro_batches * TILE_TOKENS
+        effects = (*_prefill_effects(run, name, True), "tile")
+        terms.append(_sized(Term(padded / peaks.flops_per_s, effects), run, peaks))
+    dense = sum(count for _, count in part.dense)
+    terms.append(Term(2 * dense * micro_batches / peaks.bytes_per_s, _effects(run, "weights", eras=False)))
     streamed = sum(_bytes_by_class(part.experts).values()) * touched * micro_batches
     streamed += sum(_bytes_by_class((part.output,)).values()) if part.output else 0
-    terms.append(Term(streamed / bytes_per_s, ("stream",)))
-    pairs = sum(_pair_flops(mixer, tokens, depth) * layers for mixer, layers in part.mixers)
-    terms.append(Term(pairs / flops_per_s, _effects(run, "attention")))
+    terms.append(Term(streamed / peaks.bytes_per_s, ("stream",)))
+    states = sum(mixer.state_elements * layers for mixer, layers in part.mixers)
+    state_flops = STATE_OPERATIONS * states * tokens
+    terms.append(Term(state_flops / peaks.attention_flops_per_s, ("recurrent",)))
+    pairs = sum(pair_flops(mixer, tokens, depth) * layers for mixer, layers in part.mixers)
+    attention = Term(pairs / peaks.attention_flops_per_s, _attention_effects(run))
+    terms.append(_sized(attention, run, peaks))
+    if not flash_attention:
+        scores = sum(pair_scores(mixer, tokens, depth) * layers for mixer, layers in part.mixers)
+        terms.append(Term(scores * SCORE_BYTES / peaks.bytes_per_s, ("scores",)))
     terms.append(Term(part.layers * micro_batches * LAUNCH_S, _effects(run, "launch")))
     return terms
+
+
+def _multiplications(part: Part, run: Run, peaks: Peaks, tokens: int) -> list[Term]:
+    """Of `tokens` with all weights but the output matrix."""
+    terms = []
+    for experts, table in ((False, part.dense), (True, part.experts)):
+        visited = part.expert_share * tokens if experts else tokens
+        for name, weights in _weights_by_class(table).items():
+            gain = DP4A_GAIN if run.dp4a and name == "quantized" else 1.0
+            seconds = 2 * weights * visited / (peaks.flops_per_s * gain)
+            terms.append(_sized(Term(seconds, _prefill_effects(run, name, experts)), run, peaks))
+    return terms
+
+
+def _sized(term: Term, run: Run, peaks: Peaks) -> Term:
+    """Slower the wider the GPU is; a processor's cores are fed one by one."""
+    if run.backend == Backend.CPU:
+        return term
+    size = (f"size {run.backend}", math.log(peaks.flops_per_s / SIZE_FLOPS_PER_S))
+    return term._replace(slopes=(size,))
 
 
 def _bytes_by_class(weights: Sequence[tuple[NumberFormat, int]]) -> dict[str, float]:
@@ -185,7 +252,7 @@ def _weights_by_class(weights: Sequence[tuple[NumberFormat, int]]) -> dict[str, 
     return found
 
 
-def _cache_bytes_read(part: Part, settings: Settings, tokens: float) -> float:
+def cache_bytes_read(part: Part, settings: Settings, tokens: float) -> float:
     """Keys and values of the tokens a step looks back at; a recurrent state is read and written."""
     total = 0.0
     for mixer, layers in part.mixers:
@@ -196,13 +263,18 @@ def _cache_bytes_read(part: Part, settings: Settings, tokens: float) -> float:
     return total
 
 
-def _pair_flops(mixer: Mixer, tokens: int, depth: int) -> float:
+def pair_flops(mixer: Mixer, tokens: int, depth: int) -> float:
+    return pair_scores(mixer, tokens, depth) * 2 * (mixer.key_dim + mixer.value_dim)
+
+
+def pair_scores(mixer: Mixer, tokens: int, depth: int) -> float:
+    """Of each head for each pair of tokens."""
     if mixer.kind is MixerKind.RECURRENT:
         return 0.0
     pairs = tokens * depth + tokens * tokens / 2
     if mixer.kind is MixerKind.SLIDING:
         pairs = min(pairs, tokens * mixer.window)
-    return pairs * 2 * mixer.query_heads * (mixer.key_dim + mixer.value_dim)
+    return pairs * mixer.query_heads
 
 
 @lru_cache(maxsize=4096)
@@ -231,9 +303,15 @@ def _prefill_effects(run: Run, name: str, expert: bool) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _effects(run: Run, what: str) -> tuple[str, ...]:
+def _attention_effects(run: Run) -> tuple[str, ...]:
+    own = (f"flops {run.backend} {run.generation}", f"device {run.sheet} {run.backend}")
+    return (*_effects(run, "attention"), *own)
+
+
+@lru_cache(maxsize=4096)
+def _effects(run: Run, what: str, *, eras: bool = True) -> tuple[str, ...]:
     found = (what, f"{what} {run.backend}")
-    return (*found, f"era {run.era} {what}") if run.era else found
+    return (*found, f"era {run.era} {what}") if run.era and eras else found
 
 
 # --- rates --------------------------------------------------------------------------------------------------
@@ -244,26 +322,46 @@ class Rates:
     """Fitted effects, as logarithms, and how far estimates made with them were off.
 
     Attributes:
-        errors: 80 % half-width of the logarithm, by how well the device is known (`published` for one with
-            runs of its own, `related` otherwise) and kind of model (`dense`, `experts`).
-        runs: how many published runs each device has.
+        errors: 80 % half-width of the logarithm, by how well the device is known (`KNOWN`), the kind of device
+            (`discrete`, `unified`, `host`) and of model (`dense`, `experts`).
+        runs: how many published runs each device has, by its name and backend.
+        generations: those with runs, by backend and name.
     """
 
     effects: dict[str, float]
     errors: dict[str, float]
     runs: dict[str, int]
+    generations: tuple[str, ...] = ()
 
     def seconds(self, terms: Sequence[Term]) -> float:
-        return sum(term.seconds * self._factor(term.effects) for term in terms)
+        return sum(term.seconds * self._factor(term) for term in terms)
 
-    def _factor(self, effects: tuple[str, ...]) -> float:
-        found = _factors.get((id(self), effects))
+    def _factor(self, term: Term) -> float:
+        found = _factors.get((id(self), term.effects))
         if found is None:
-            total = sum(self.effects.get(name, 0.0) for name in effects)
-            found = _factors[id(self), effects] = math.exp(total)
+            total = sum(self.effects.get(name, 0.0) for name in term.effects)
+            found = _factors[id(self), term.effects] = math.exp(total)
+        for name, power in term.slopes:
+            found *= math.exp(self.effects.get(name, 0.0) * power)
         return found
 
+    def known(self, device: Device) -> str:
+        """One of `KNOWN`."""
+        if self.runs.get(f"{device.name} {device.backend}", 0) >= MANY_RUNS:
+            return "published"
+        return "related" if f"{device.backend} {device.generation}" in self.generations else "sheet"
 
+    def error(self, device: Device, *, experts: bool) -> float:
+        """80 % half-width of the logarithm of a time on `device`."""
+        kind = "host" if device.backend is Backend.CPU else "unified" if device.unified else "discrete"
+        return self.errors[f"{self.known(device)} {kind} {'experts' if experts else 'dense'}"]
+
+
+KNOWN = (
+    "published",
+    "related",
+    "sheet",
+)  # runs of its own; of its generation and backend; its data sheet only
 _factors: dict[tuple[int, tuple[str, ...]], float] = {}
 MANY_RUNS = 3
 
@@ -282,8 +380,15 @@ def _hbm_names() -> frozenset[str]:
     return frozenset(sheet.name for sheet in gpu_sheets() if "HBM" in sheet.memory_type)
 
 
-def run_on(device: Device) -> Run:
-    return Run(str(device.backend), device.generation, device.name, device.name in _hbm_names())
+def run_on(device: Device, era: str = "") -> Run:
+    dp4a = device.backend is Backend.CUDA and device.compute_capability == DP4A_CAPABILITY
+    return Run(str(device.backend), device.generation, device.name, device.name in _hbm_names(), dp4a, era)
+
+
+def peaks_of(device: Device, cpu_features: Sequence[str] = ()) -> Peaks:
+    flops = flops_per_s(device, cpu_features)
+    vector = device.fp32_flops_per_s if device.backend in VECTOR_ATTENTION else None
+    return Peaks(bytes_per_s(device), flops, vector or flops)
 
 
 def bytes_per_s(device: Device) -> float:
@@ -520,25 +625,23 @@ def _decode(
         )
         seconds = decode.seconds(terms)
         if sequences > 1:
-            seconds += prefill.seconds(_arithmetic(part, run, _flops(device, target), sequences - 1))
+            peaks = peaks_of(device, target.cpu_features)
+            seconds += prefill.seconds(_arithmetic(part, run, peaks, sequences - 1))
         seconds /= _gain(placement, target)
         timed.append(_timed(seconds, device, part, decode, _known(device)))
     more = [SEVERAL_SEQUENCES_ERROR] * (sequences > 1) + [TENSOR_PARALLEL_ERROR] * placement.tensor_parallel
-    more += [SPLIT_ERROR] * (len(placed) > 1)
+    more += [SPLIT_ERROR] * _mixed(placed)
     return timed, math.hypot(*more)
 
 
-def _arithmetic(part: Part, run: Run, peak: float, tokens: int) -> list[Term]:
+def _mixed(placed: Sequence[_Share]) -> bool:
+    return len({share.device.name for share in placed}) > 1
+
+
+def _arithmetic(part: Part, run: Run, peaks: Peaks, tokens: int) -> list[Term]:
     """Multiplications of further tokens in a step, at the rate of prefill."""
     dense = (*part.dense, part.output) if part.output else part.dense
-    terms = [
-        Term(2 * weights * tokens / peak, _prefill_effects(run, name, False))
-        for name, weights in _weights_by_class(dense).items()
-    ]
-    return terms + [
-        Term(2 * weights * part.expert_share * tokens / peak, _prefill_effects(run, name, True))
-        for name, weights in _weights_by_class(part.experts).items()
-    ]
+    return _multiplications(replace(part, dense=dense), run, peaks, tokens)
 
 
 def _prefill(
@@ -555,8 +658,7 @@ def _prefill(
         terms = prefill_terms(
             part,
             run_on(worker),
-            bytes_per_s(worker),
-            _flops(worker, target),
+            peaks_of(worker, target.cpu_features),
             tokens=tokens,
             depth=depth,
             ubatch=ubatch,
@@ -568,7 +670,7 @@ def _prefill(
         known = _known(worker) and bool(worker.fp16_flops_per_s or worker.fp32_flops_per_s)
         timed.append(_timed(seconds, worker, part, prefill, known))
     more = [TENSOR_PARALLEL_ERROR] * placement.tensor_parallel + [COPIED_WEIGHTS_ERROR] * copied_any
-    more += [SPLIT_ERROR] * (len(placed) > 1)
+    more += [SPLIT_ERROR] * _mixed(placed)
     return timed, math.hypot(*more)
 
 
@@ -606,22 +708,16 @@ def _gain(placement: Placement, target: Target) -> float:
     return TENSOR_PARALLEL_SHARE * len(target.gpus) if placement.tensor_parallel else 1.0
 
 
-def _flops(device: Device, target: Target) -> float:
-    return flops_per_s(device, target.cpu_features)
-
-
 def _known(device: Device) -> bool:
     return device.bandwidth_bytes_per_s is not None
 
 
 def _timed(seconds: float, device: Device, part: Part, table: Rates, known: bool) -> _Timed:
-    many = table.runs.get(f"{device.name} {device.backend}", 0) >= MANY_RUNS
-    where = "host" if device.backend is Backend.CPU else "published" if many else "related"
-    kind = "experts" if part.experts else "dense"
-    error = math.expm1(table.errors[f"{where} {kind}"])
+    error = math.expm1(table.error(device, experts=bool(part.experts)))
     if not known:
         return _Timed(seconds, math.hypot(error, UNKNOWN_RATE_ERROR), Basis.RULE_OF_THUMB)
-    return _Timed(seconds, error, Basis.PUBLISHED if many else Basis.SPEC_SHEET)
+    published = table.known(device) == "published"
+    return _Timed(seconds, error, Basis.PUBLISHED if published else Basis.SPEC_SHEET)
 
 
 def _is_board(target: Target) -> bool:

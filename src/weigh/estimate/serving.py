@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from weigh.engines.engine import Settings
 from weigh.errors import NotSupported
@@ -13,6 +14,9 @@ from weigh.estimate.site import Site
 from weigh.estimate.speed import Workload
 from weigh.model.ggml_types import GgmlType
 from weigh.model.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from weigh.estimate.serving_speed import ServingSpeed
 
 ENGINES = ("llama.cpp", "ollama", "transformers", "vllm")
 STORED = frozenset({"transformers", "vllm"})  # these read safetensors checkpoints, not GGUF files
@@ -26,6 +30,7 @@ class Served:
         memory: of the device that holds most.
         devices: how many share the model.
         available_bytes: of one device, what may be taken.
+        speed: of the requests at once, under vLLM on GPUs; None where nothing is known of it.
     """
 
     spec: ModelSpec
@@ -35,6 +40,7 @@ class Served:
     memory: EngineMemory
     devices: int
     available_bytes: int
+    speed: ServingSpeed | None = None
 
     @property
     def fits(self) -> bool:
@@ -170,7 +176,19 @@ def _on_vllm(
         found.append(Served(spec, settings, workload, site, memory, count, gpus[0].free_bytes))
         if found[-1].fits and memory.max_concurrency >= settings.parallel:
             break
-    return found[-1]
+    return _timed(found[-1])
+
+
+def _timed(found: Served) -> Served:
+    """With the speed of its requests, where it starts."""
+    from weigh.estimate.serving_speed import serving_speed
+
+    if not (found.fits and found.spec.generates):
+        return found
+    workload = replace(found.workload, parallel=found.settings.parallel)
+    gpu, room = found.site.target.gpus[0], found.memory.kv_capacity_tokens
+    speed = serving_speed(found.spec, "vLLM", gpu, found.devices, workload, room_tokens=room)
+    return replace(found, speed=speed)
 
 
 _PARALLEL = (1, 2, 4, 8, 16)

@@ -122,6 +122,13 @@ def _show_served(found: Served) -> None:
                 f"{tokens}: {memory.max_concurrency:.2f} requests of {found.settings.context_tokens:,}",
             )
         )
+    if speed := found.speed:
+        rows += [
+            ("Decode", f"{interval(speed.decode_tokens_per_s)} tokens/s to each of {speed.at_once} at once"),
+            ("Together", f"{interval(speed.total_tokens_per_s)} tokens/s"),
+            ("First token", f"after {interval(speed.ttft_s)}, all prompts at once"),
+            ("Basis", f"{speed.ttft_s.basis}; ranges hold 80 % of runs"),
+        ]
     rows += [("Arguments", " ".join(memory.arguments))] if memory.arguments else []
     facts([*rows, *(("Note", note) for note in memory.notes)])
 
