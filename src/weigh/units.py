@@ -28,7 +28,8 @@ _SUFFIX_BYTES = {
     "TIB": 1 << 40,
     "TB": 10**12,
 }
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*")
+MOST_TOKENS = 2**31 - 1  # engines count them in 32 bits
 
 
 def parse_bytes(text: str) -> int:
@@ -47,12 +48,15 @@ def parse_tokens(text: str) -> int:
     """Tokens meant by ``8192``, ``8k`` (8192) or ``128k`` (131072).
 
     Raises:
-        BadInput: the text is not a positive count of tokens.
+        BadInput: the text is not a count of tokens from 1 to MOST_TOKENS.
     """
-    match = re.fullmatch(r"\s*(\d+)\s*([kK]?)\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,18})\s*([kK]?)\s*", text)
     if match is None or int(match[1]) < 1:
         raise BadInput(f"`{text}` is not a number of tokens", hint="write it like `8192` or `8k`")
-    return int(match[1]) * (1024 if match[2] else 1)
+    tokens = int(match[1]) * (1024 if match[2] else 1)
+    if tokens > MOST_TOKENS:
+        raise BadInput(f"`{text}` is more tokens than an engine counts", hint=f"{MOST_TOKENS:,} are the most")
+    return tokens
 
 
 def gib(value_bytes: float) -> str:

@@ -46,7 +46,7 @@ def test_devices_are_compared(capsys: pytest.CaptureFixture[str], store: Store) 
     code, out, _ = ask(capsys, "fit", "llama-3.1-8b", "--on", "RTX 4090", "--on", "Raspberry Pi 5 8GB")
     assert code == 0
     assert "NVIDIA GeForce RTX 4090" in out
-    assert "assumed" in out
+    assert "\nAssumed\n" in out
 
 
 def test_a_device_of_ones_own_figures(capsys: pytest.CaptureFixture[str], store: Store) -> None:

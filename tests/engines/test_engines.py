@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from weigh.engines import default_engine, engines
+from weigh.engines import NAMES, default_engine, engine_named, engines
 from weigh.engines.llama_cpp import EmbeddedLlamaCpp
 from weigh.engines.llama_server import LlamaServer
-from weigh.errors import EngineMissing
+from weigh.errors import EngineMissing, UnknownName
 
 
 @pytest.fixture
@@ -41,3 +41,15 @@ def test_the_variable_chooses(server_on_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("WEIGH_ENGINE", "/nowhere/llama-server")
     with pytest.raises(EngineMissing, match="/nowhere/llama-server"):
         default_engine()
+
+
+def test_every_engine_is_had_by_its_name_and_says_what_it_takes() -> None:
+    takes = {name: engine_named(name).takes for name in NAMES}
+    assert takes == {
+        "llama.cpp": "gguf",
+        "llama-server": "gguf",
+        "transformers": "safetensors",
+        "vllm": "safetensors",
+    }
+    with pytest.raises(UnknownName, match="did you mean `vllm`"):
+        engine_named("vlm")

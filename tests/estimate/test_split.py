@@ -221,7 +221,7 @@ def test_why_names_each_gpu() -> None:
     best = found(typed(LLAMA_70B), machine(gpu(24), gpu(24)))
     assert best is not None
     first, second = best.placement.gpu_layers
-    assert best.why == f"{first} of 80 layers on GPU 0 and {second} of 80 layers on GPU 1"
+    assert best.why == f"{first} + {second} of 80 layers on GPUs 0 and 1"
 
 
 # --- context --------------------------------------------------------------------------------------------

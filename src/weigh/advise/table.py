@@ -283,7 +283,8 @@ def _about_saving(members: Sequence[_Member]) -> Iterator[str]:
     running = _saved(llama, lambda m, form: m.setups[form].memory.total_bytes)
     context = llama.setups["INT4"].settings.context_tokens
     yield (
-        f"4 bits do not take 75 % off Llama 3 8B: Q4_K_M takes {weights:.0%} off its file, and {running:.0%} off"
+        f"4 bits do not take 75 % off Llama 3 8B: Q4_K_M takes {weights * 100:.0f} % off its file, and"
+        f" {running * 100:.0f} % off"
         f" what it needs to run with {context:,} tokens of context, which the weights are only a part of."
     )
 

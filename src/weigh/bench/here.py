@@ -85,9 +85,8 @@ def ask_layout(here: Here, spec: ModelSpec, settings: Settings) -> Layout:
     Raises:
         EngineError: there is no engine, or it does not know the model.
     """
-    if here.engine is None:
-        raise EngineMissing("no engine is installed", hint="pip install xllamacpp")
+    engine = here.engine or default_engine()  # which says why there is none
     from weigh.synth import synthetic_file
 
     with synthetic_file(spec, scratch_folder(), weights=False) as path:
-        return here.engine.layout(path, settings)
+        return engine.layout(path, settings)

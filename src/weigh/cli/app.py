@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the answer is no, 2 bad input, 3 the engine failed, 130 in
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -15,8 +16,18 @@ from weigh.errors import BadInput, EngineError, WeighError
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
+class _ReaderGone(Exception):
+    """Whoever read the output has closed it."""
+
+
 class _Group(click.Group):
     """Says which command was probably meant."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would end with 1, which means no here
+            raise _ReaderGone from None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -67,8 +78,10 @@ def completion(shell: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; every error on purpose becomes one line and an exit code."""
+    _spell_out_what_the_locale_lacks()
     try:
         code = app.main(args=arguments, prog_name="weigh", standalone_mode=False)
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -79,17 +92,37 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone; Python would complain at exit
-        return 141
+    except (BrokenPipeError, _ReaderGone):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest when it ends
+        return 141  # 128 and SIGPIPE, as a shell says it
     except WeighError as error:
         _tell(error)
         return 2 if isinstance(error, BadInput) else 3 if isinstance(error, EngineError) else 2
 
 
+_PLAIN = {"–": "-", "·": "|", "▶": ">", "…": "...", "×": "x", "━": "=", "─": "-", "≥": ">=", "≤": "<="}
+
+
+def _spell_out_what_the_locale_lacks() -> None:
+    """In a locale without Unicode, such as ``LC_ALL=C``, print near characters instead of failing."""
+    import codecs
+    import io
+
+    def plain(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        return "".join(_PLAIN.get(c, "?") for c in error.object[error.start : error.end]), error.end
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower() not in ("utf-8", "utf8"):
+            codecs.register_error("weigh.plain", plain)
+            stream.reconfigure(errors="weigh.plain")
+
+
 def _sentence(text: str) -> str:
     """Click's messages end in a full stop and begin in upper case; weigh's do not."""
-    return " ".join((text[:1].lower() + text[1:]).rstrip(".").split())
+    text = text.replace(". Did you mean ", "; did you mean ").replace("?; ", "; ")
+    return " ".join((text[:1].lower() + text[1:]).rstrip(".?").split())
 
 
 def _tell(error: WeighError) -> None:

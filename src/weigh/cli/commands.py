@@ -44,6 +44,8 @@ def machine(calibrate: bool, doctor: bool, named: str | None, as_json: bool) -> 
 
     With --on: what is known of a device that is only named.
     """
+    if (named is not None) + calibrate + doctor > 1:
+        raise click.UsageError("--on, --calibrate and --doctor ask for different things; give one of them")
     if named is not None:
         (site,) = options.sites([named], None, None, None)
         _answer(as_json, lambda d: d.target_document(site.target), lambda s: s.show_target(site.target))
@@ -89,7 +91,8 @@ def models(
 ) -> int:
     """The models already on this machine, where they lie, and whether they fit.
 
-    Looked through: Ollama's store, the Hugging Face cache, LM Studio's and llama.cpp's folders, and FOLDERS.
+    Looked through: Ollama's store, the Hugging Face cache, LM Studio's and llama.cpp's folders, FOLDERS with
+    what lies in them, and the current folder.
     """
     from pathlib import Path
 

@@ -205,6 +205,11 @@ def _described(vram: int | None, bandwidth: float | None, ram: int | None) -> Ta
 
     from weigh.machine.devices import target_custom, target_named
 
+    if vram == 0 or ram == 0:
+        what = "GPU" if vram == 0 else "machine"
+        raise BadInput(
+            f"a {what} without memory runs nothing", hint="leave the size out, or give one above 0"
+        )
     if vram is None and bandwidth is None and ram is not None:
         return target_named(f"CPU only, {ram / units.GIB:g}GB")
     if bandwidth is None:

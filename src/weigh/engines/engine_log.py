@@ -19,7 +19,7 @@ _REASONS = tuple(
         r"(GGML_ASSERT.+)",
         r"(unable to allocate .+|failed to allocate .+)",
         r"(?:^| )error: (.+)",
-        r"(?:^|\] )(\w+Error: .+)",  # the last line of a Python traceback, which vLLM logs line by line
+        r"(?:^|\] )(?:\w+\.)*(\w+Error: .+)",  # the last line of a Python traceback, which vLLM logs line by line
     )
 )
 _MEMORY = re.compile(

@@ -292,7 +292,6 @@ def _from_the_end(sizes: LayerBytes, cut: _Cut, rooms: Sequence[int]) -> tuple[i
 
 def _why(site: _Site, placement: Placement) -> str:
     """The split in words, and what it would take to have everything on GPUs."""
-    names = [f"GPU {i}" for i in range(len(site.target.gpus))] if len(site.target.gpus) > 1 else ["the GPU"]
     layers, total = sum(placement.gpu_layers), site.spec.layers
     if not placement.on_gpu:
         return (
@@ -300,16 +299,30 @@ def _why(site: _Site, placement: Placement) -> str:
             if _whole_fits(site)
             else "everything on the processor"
         )
-    where = " and ".join(
-        f"{n} of {total} layers on {name}" if n < total else f"all {total} layers on {name}"
-        for n, name in zip(placement.gpu_layers, names, strict=True)
-        if n
+    used = {gpu: n for gpu, n in enumerate(placement.gpu_layers) if n}
+    named = _gpus_named(tuple(used), len(site.target.gpus))
+    whole = (
+        f"all {total}"
+        if layers == total and len(used) == 1
+        else f"{' + '.join(map(str, used.values()))} of {total}"
     )
+    where = f"{whole} layers on {named}"
     if placement.experts_in_ram:
         where += f", the experts of {min(placement.experts_in_ram, total)} of them in RAM"
     if layers == total and not placement.experts_in_ram:
         return where
     return f"{where}; everything there would need {gib(_missing_bytes(site))} more"
+
+
+def _gpus_named(gpus: Sequence[int], there_are: int) -> str:
+    """`the GPU` when there is one, `GPU 1`, `GPUs 0 and 1`, `GPUs 0 to 7`."""
+    if there_are == 1:
+        return "the GPU"
+    if len(gpus) == 1:
+        return f"GPU {gpus[0]}"
+    if len(gpus) > 2 and gpus[-1] - gpus[0] == len(gpus) - 1:
+        return f"GPUs {gpus[0]} to {gpus[-1]}"
+    return f"GPUs {', '.join(map(str, gpus[:-1]))} and {gpus[-1]}"
 
 
 def _missing_bytes(site: _Site) -> int:

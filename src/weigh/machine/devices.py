@@ -276,10 +276,11 @@ def _sheet(part: Said, notes: list[str]) -> GpuSheet | HostSheet:
         raise BadInput(f"`{part.name}` could be {names}", hint="name one of them")
     if hosts:
         return hosts[0]
+    if re.match(r"\d{4,}\s*[x×*]\s*\S", part.name):
+        raise BadInput(f"`{part.name}` are too many devices", hint=f"expected 1 to {MOST_DEVICES}")
     close = close_names(part.name, (label for sheet in _sheets() for label in sheet.labels))
-    raise UnknownName(
-        "device", part.name, close=close, hint=None if close else "give its memory and bandwidth instead"
-    )
+    hint = None if close else "`weigh devices` lists them; else give its memory and bandwidth"
+    raise UnknownName("device", part.name, close=close, hint=hint)
 
 
 def _unnamed_host(asked: tuple[str, ...]) -> HostSheet | None:
@@ -538,10 +539,10 @@ def target_custom(
     Raises:
         BadInput: a figure that cannot be.
     """
-    figures = {"memory": vram_bytes + ram_bytes, "bandwidth": bandwidth_bytes_per_s}
-    for what, value in figures.items():
-        if not 0 < value < 1e16:
-            raise BadInput(f"{what} of {value:g} bytes cannot be")
+    if not 0 < vram_bytes + ram_bytes < 1e16:
+        raise BadInput(f"a memory of {(vram_bytes + ram_bytes) / GIB:g} GiB cannot be")
+    if not 0 < bandwidth_bytes_per_s < 1e16:
+        raise BadInput(f"a bandwidth of {bandwidth_bytes_per_s / GB:g} GB/s cannot be")
     if vram_bytes < 0 or ram_bytes < 0 or not 0 <= gpus <= MOST_DEVICES:
         raise BadInput(f"expected sizes above zero and up to {MOST_DEVICES} GPUs")
     backends = {"NVIDIA": Backend.CUDA, "AMD": Backend.ROCM, "Intel": Backend.SYCL, "Apple": Backend.METAL}

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from weigh.errors import BadInput
 from weigh.model.folder import sizes_below
-from weigh.model.gguf import read_gguf
+from weigh.model.gguf import printable, read_gguf
 from weigh.model.hub_cache import HubReference, Snapshot, cached_repositories, read_cached, snapshot
 from weigh.model.lm_studio import LmStudioModel, lm_studio_models, other_folders
 from weigh.model.ollama import OllamaName, ollama_model, ollama_names, ollama_spec, ollama_stores
@@ -70,7 +70,21 @@ class _Candidate:
 
 
 def inventory(folders: Sequence[Path] = ()) -> list[Found]:
-    """The models of every known program, of `folders` (four levels deep) and of the current one (one level)."""
+    """The models of every known program, of `folders` (four levels deep) and of the current one (one level).
+
+    Raises:
+        BadInput: one of `folders` is none.
+    """
+    for folder in folders:
+        try:
+            there, is_folder = folder.exists(), folder.is_dir()
+        except OSError as error:
+            raise BadInput(f"`{printable(str(folder))}` cannot be read ({error.strerror})") from None
+        if not is_folder:
+            raise BadInput(
+                f"`{printable(str(folder))}` {'is no folder' if there else 'does not exist'}",
+                hint="`weigh model FILE` reads one file" if there else None,
+            )
     unread: dict[object, _Candidate] = {}
     for candidate in _candidates(folders):
         key = _identity(candidate.found)

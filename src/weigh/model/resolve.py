@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from functools import cache
@@ -62,6 +63,11 @@ def resolve(name: str, *, checkpoint: bool = False) -> ModelSpec:
         return found_in(rest)
     if (found := _at_path(name)) is not None:
         return found
+    if name.strip().endswith(":"):
+        raise BadInput(
+            f"`{printable(name.strip())}` names no quantization",
+            hint="leave out the colon, or add one, e.g. `:Q4_K_M`",
+        )
     bare, recipe = _recipe_apart(name)
     if recipe and (found := _at_path(bare, recipe)) is not None:
         return _requantized(found, recipe, checkpoint=checkpoint)
@@ -71,6 +77,9 @@ def resolve(name: str, *, checkpoint: bool = False) -> ModelSpec:
     if entry is None:
         if (cached := _of_cache(name)) is not None:
             return cached
+        with suppress(OSError, ValueError):  # unreadable, too long, or with a zero byte: no folder either
+            if Path(bare).is_dir():
+                raise _no_model_in(Path(bare))
         raise _unknown(bare)
     spec = entry.spec()
     return _made(spec, recipe or _default_recipe(spec, checkpoint=checkpoint), checkpoint=checkpoint)
@@ -221,8 +230,12 @@ def _in_folder(folder: Path, choice: str, *, needed: bool) -> ModelSpec | None:
     if has_config:
         return _config(folder)
     if needed:
-        raise BadInput(f"{folder} holds neither a GGUF file nor a `config.json`")
+        raise _no_model_in(folder)
     return None
+
+
+def _no_model_in(folder: Path) -> BadInput:
+    return BadInput(f"{printable(str(folder))} holds neither a GGUF file nor a `config.json`")
 
 
 def _checkpoint(path: Path) -> ModelSpec:

@@ -72,7 +72,9 @@ def _memory_facts(found: SetupEstimate) -> list[tuple[str, str]]:
         (
             "KV cache",
             f"{units.gib(memory.kv_cache_bytes)} for {settings.parallel} x {settings.context_tokens:,} tokens"
-            f" in {settings.kv_type_k.name}",
+            f" in {settings.kv_type_k.name}"
+            if memory.kv_cache_bytes
+            else "none",
         ),
         (
             "Compute",
@@ -106,15 +108,22 @@ def _show_served(found: Served) -> None:
     show()
     facts(site_facts(found.site))
     show()
+    which = "each of the" if memory.engine == "vllm" else "the fullest of"
     rows = [
+        *([("Shown", f"{which} {found.devices} devices that share it")] if found.devices > 1 else []),
         ("Weights", units.gib(memory.weights_bytes)),
-        ("KV cache", units.gib(memory.kv_cache_bytes)),
+        ("KV cache", f"{units.gib(memory.kv_cache_bytes)} for {_asked_tokens(found)}"),
         ("Activations", units.gib(memory.activations_bytes)),
         ("Overhead", units.gib(memory.overhead_bytes)),
         ("Total", f"{interval(memory.total)} ({memory.total.basis})"),
     ]
     if memory.reserved_bytes:
-        rows.append(("Reserved", f"{units.gib(memory.reserved_bytes)}, whatever is asked"))
+        rows.append(
+            (
+                "Reserved",
+                f"{units.gib(memory.reserved_bytes)} of it, whatever is asked; the cache gets what the rest leaves",
+            )
+        )
         tokens = f"{memory.kv_capacity_tokens:,} tokens of KV cache"
         rows.append(
             (
@@ -131,6 +140,10 @@ def _show_served(found: Served) -> None:
         ]
     rows += [("Arguments", " ".join(memory.arguments))] if memory.arguments else []
     facts([*rows, *(("Note", note) for note in memory.notes)])
+
+
+def _asked_tokens(found: Served) -> str:
+    return f"{found.settings.parallel} x {found.settings.context_tokens:,} tokens"
 
 
 def _served_verdict(found: Served) -> str:
@@ -191,9 +204,10 @@ def show_comparison(found: Sequence[SetupEstimate | Served]) -> None:
             one.why if one.fits else _verdict(one).removeprefix(" does not fit: "),
         )
     show(table)
-    for one in found:
-        if one.site.target.assumed:
-            facts([(one.site.target.name, "assumed: " + "; ".join(one.site.target.assumed))])
+    assumed = [(one.site.target.name, "; ".join(one.site.target.assumed)) for one in found]
+    if any(said for _, said in assumed):
+        show("\nAssumed\n")
+        facts([(name, said) for name, said in assumed if said])
 
 
 def _yes(fits: bool) -> str:

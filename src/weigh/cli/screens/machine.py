@@ -152,7 +152,7 @@ def show_machine(here: Here) -> None:
         (
             "Cores",
             f"{cpu.allowed_cpus:g} of {cpu.logical_cpus} CPUs allowed, {cpu.physical_cores} physical cores,"
-            f" {cpu.numa_nodes} NUMA node(s); engines use {cpu.threads} threads",
+            f" {cpu.numa_nodes} NUMA node{'s' if cpu.numa_nodes > 1 else ''}; engines use {cpu.threads} threads",
         ),
         ("Kernels", ", ".join(cpu.instruction_sets) or "unknown"),
         ("Last cache", units.gib(cpu.l3_bytes) if cpu.l3_bytes else "unknown"),

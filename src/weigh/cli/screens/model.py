@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show_model(spec: ModelSpec) -> None:
-    from weigh.model.breakdown import breakdown, kv_bytes_per_token
+    from weigh.model.breakdown import breakdown
 
     kinds = ", ".join(
         f"{len(m.layers)} {m.kind}" + (f" ({m.window})" if m.window else "") for m in spec.mixers
@@ -40,8 +40,7 @@ def show_model(spec: ModelSpec) -> None:
             ),
             (
                 "KV cache",
-                f"{units.gib(kv_bytes_per_token(spec))} per token in F16; trained for"
-                f" {spec.context_train:,} tokens of context",
+                f"{_cache_per_token(spec)}; trained for {spec.context_train:,} tokens of context",
             ),
             *([("Beside it", _beside(spec))] if spec.beside else []),
             *(("Note", note) for note in spec.notes),
@@ -62,6 +61,14 @@ def show_model(spec: ModelSpec) -> None:
     show(parts)
 
 
+def _cache_per_token(spec: ModelSpec) -> str:
+    from weigh.model.breakdown import kv_bytes_per_token
+
+    if per_token_bytes := kv_bytes_per_token(spec):
+        return f"{units.gib(per_token_bytes)} per token in F16"
+    return "none that grows with context" if spec.generates else "none: it writes no tokens"
+
+
 _BESIDE = {"v": "images", "a": "sound", "mm": "projector", "mtp": "further tokens"}
 
 
@@ -80,7 +87,8 @@ def show_shelf(shelf: Sequence[OnShelf], site: Site) -> None:
     """What lies here, largest first in each place, and whether it fits."""
     if not shelf:
         show(
-            "no models were found in Ollama's store, the Hugging Face cache, LM Studio's or llama.cpp's folders"
+            "no models were found in Ollama's store, the Hugging Face cache, LM Studio's or llama.cpp's folders,"
+            " or here"
         )
         return
     columns = ("model", "place", "parameters", "quant", "on disk", "needs", "fits")

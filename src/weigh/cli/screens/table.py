@@ -62,9 +62,7 @@ def _running(found: SizeTable) -> Grid:
             _span(size.long_total_gb),
             _span(size.kv_kib_per_token),
             _rule(found, size, "load time"),
-            f"{units.seconds(size.load_s.low)} – {units.seconds(size.load_s.high)}"
-            if size.load_s
-            else "unknown",
+            _seconds(size.load_s) if size.load_s else "unknown",
         )
     return table
 
@@ -85,8 +83,16 @@ def _span(found: Range) -> str:
     return _number(found.low) if found.low == found.high else f"{_number(found.low)}–{_number(found.high)}"
 
 
+def _seconds(found: Range) -> str:
+    low, high = units.seconds(found.low), units.seconds(found.high)
+    if low == high:
+        return low
+    same_unit = low.partition(" ")[2] == high.partition(" ")[2]
+    return f"{low.partition(' ')[0] if same_unit else low}–{high}"
+
+
 def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+    return f"{value:.0f}" if value >= 100 or not value else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
 def _groups(found: SizeTable) -> Grid:
