@@ -11,6 +11,7 @@ from tests.model.gguf_files import GgufFile, llama_file, llama_tensors, llama_va
 from tests.model.hub_cache_files import cache_repository
 from tests.model.hub_server import CHECKPOINT_WEIGHTS, checkpoint_files, gguf_bytes
 from tests.model.ollama_store import LIBRARY, OllamaStore
+from weigh.errors import BadInput
 from weigh.model.inventory import Found, inventory
 from weigh.model.resolve import resolve
 
@@ -161,8 +162,16 @@ def test_projectors_and_loose_safetensors_files_are_no_models(home: Path) -> Non
     assert inventory() == []
 
 
-def test_folders_that_are_not_there_hold_nothing(home: Path) -> None:
-    assert inventory([Path("none"), home / "here" / "x", Path("a\0b")]) == []
+@pytest.mark.parametrize("name", ["none", "a\0b"])
+def test_a_named_folder_that_is_not_there_is_said(home: Path, name: str) -> None:
+    with pytest.raises(BadInput, match="does not exist"):
+        inventory([home / "here" / name])
+
+
+def test_a_file_named_as_a_folder_is_said(home: Path) -> None:
+    llama_file().write(home / "here" / "model.gguf")
+    with pytest.raises(BadInput, match="is no folder"):
+        inventory([home / "here" / "model.gguf"])
 
 
 def test_many_models_are_each_read_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
