@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from weigh.estimate.speed import FORMULA_VERSION
 from weigh.figure import Basis, Figure
 from weigh.store.run import Kind, Quantity, Run
 
@@ -16,6 +17,7 @@ RUN = Run(
     engine="llama.cpp",
     engine_version="1",
     calibration="2026-01-01T00:00:00+00:00",
+    formula_version=FORMULA_VERSION,
     model="org/Model-1B",
     family="llama",
     quantization="Q4_K_M",

@@ -16,6 +16,7 @@ import pytest
 from tests.calibrations import CALIBRATION
 from tests.store.runs import RUN, run
 from weigh.errors import BadFile, BadInput, UnknownName
+from weigh.estimate.speed import FORMULA_VERSION
 from weigh.figure import Basis, Figure
 from weigh.store import Store
 from weigh.store.accuracy import GROUPINGS, accuracy
@@ -160,6 +161,8 @@ HOSTILE = {
     "next to nought": _with("decode_tokens_per_s", "measured", value=[5e-324]),
     "a number without end": _with("decode_tokens_per_s", "measured", value=[10**400]),
     "a million samples": _with("decode_tokens_per_s", "measured", value=[1.0] * 100_000),
+    "a formula of nought": _with("formula_version", value=0),
+    "a formula in words": _with("formula_version", value="1"),
     "tokens in part": _with("workload", "prompt_tokens", value=1.5),
     "tokens beyond all": _with("workload", "prompt_tokens", value=1 << 40),
     "no sequences": _with("settings", "parallel", value=0),
@@ -208,6 +211,15 @@ def test_whole_numbers_are_as_good_as_fractions(mine: Store, tmp_path: Path) -> 
     (tmp_path / "runs.json").write_text(text)
     record(mine, RUN)
     assert import_runs(mine, tmp_path / "runs.json", "Ada").known == 1
+
+
+def test_an_export_of_before_formulas_were_counted_is_taken_in(mine: Store, tmp_path: Path) -> None:
+    old = RUN.to_json()
+    del old["formula_version"]
+    (tmp_path / "runs.json").write_text(json.dumps({"weigh_runs": 1, "runs": [old]}))
+    assert import_runs(mine, tmp_path / "runs.json", "Ada").added == 1
+    (taken,) = runs(mine, imported=True)
+    assert replace(taken, origin=None) == replace(RUN, formula_version=None)
 
 
 # --- the file --------------------------------------------------------------------------------------------
@@ -279,6 +291,7 @@ def test_an_old_store_is_brought_up_to_date(tmp_path: Path) -> None:
     unknown, known = runs(store)
     assert known.when_unix_s == 10.5
     assert (known.model, known.quantization, known.kind) == ("small", "Q8_0", Kind.TEST_DRIVEN)
+    assert (known.formula_version, unknown.formula_version) == (None, None)
     assert known.decode_tokens_per_s.error == pytest.approx(0.25)
     assert known.decode_tokens_per_s.inside is None  # the interval was not kept
     assert known.prefill_tokens_per_s.measured == (90.0, 80.0)
@@ -291,7 +304,7 @@ def test_an_old_store_is_brought_up_to_date(tmp_path: Path) -> None:
         "",
     )
     assert unknown.decode_tokens_per_s.error is None
-    assert store.calibration("f00d", "llama.cpp", "1") == CALIBRATION
+    assert store.calibration("f00d", "llama.cpp", "1") is None  # measured by another formula: made again
     assert learned(store, "f00d", "llama.cpp", "1") is None
     export(tmp_path / "runs.json", runs(store))
     assert import_runs(store, tmp_path / "runs.json", "me").added == 0
@@ -357,7 +370,13 @@ def test_accuracy_never_mixes_origins() -> None:
 
 def test_accuracy_groups_by_each_thing() -> None:
     other = run(
-        1, fingerprint="beef", engine_version="2", family="", quantization="Q8_0", kind=Kind.TRUNCATED
+        1,
+        fingerprint="beef",
+        engine_version="2",
+        formula_version=None,
+        family="",
+        quantization="Q8_0",
+        kind=Kind.TRUNCATED,
     )
     for by in GROUPINGS:
         assert len(accuracy([RUN, other], by)) == 2
@@ -380,6 +399,8 @@ def test_only_own_full_runs_of_this_machine_and_engine_teach(
     record(mine, run(2, kind=Kind.TRUNCATED))
     record(mine, run(3, fingerprint="beef"))
     record(mine, run(4, engine_version="2"))
+    record(mine, run(6, formula_version=None))
+    record(mine, run(7, formula_version=FORMULA_VERSION + 1))
     sheet = Figure(12.0, 10.0, 14.4, "tokens/s", Basis.SPEC_SHEET)
     seen = replace(RUN.decode_tokens_per_s, uncorrected=sheet)
     record(mine, run(5, decode_tokens_per_s=seen, prefill_tokens_per_s=NOT_MEASURED))

@@ -10,6 +10,7 @@ import pytest
 
 from tests.calibrations import CALIBRATION
 from weigh.errors import BadFile, WeighError
+from weigh.estimate import speed
 from weigh.store import Store
 from weigh.store.ledger import runs
 
@@ -29,6 +30,15 @@ def test_the_newest_calibration_of_that_machine_and_version_counts(tmp_path: Pat
     assert found is not None
     assert found.noise == 0.5
     assert store.calibration("another", "llama.cpp", "1") is None
+
+
+def test_a_calibration_of_another_formula_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "weigh.db")
+    store.save_calibration(CALIBRATION)
+    monkeypatch.setattr(speed, "FORMULA_VERSION", speed.FORMULA_VERSION + 1)
+    assert store.calibration("f00d", "llama.cpp", "1") is None
 
 
 def test_asking_an_absent_store_creates_nothing(tmp_path: Path) -> None:

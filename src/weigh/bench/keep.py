@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from weigh.estimate.speed import FORMULA_VERSION
 from weigh.store import Store
 from weigh.store.ledger import record
 from weigh.store.run import LARGEST, MOST_GPUS, MOST_LETTERS, MOST_SAMPLES, SMALLEST, Kind, Quantity, Run
@@ -44,6 +45,7 @@ def keep(
         engine=here.engine.name if here.engine else "unknown",
         engine_version=here.engine_version or "unknown",
         calibration=calibration.created if calibration else "",
+        formula_version=FORMULA_VERSION if calibration else None,
         model=_plain(estimated.spec.name) or "unnamed",
         family=_plain(estimated.spec.architecture),
         quantization=_plain(estimated.spec.quantization),

@@ -598,7 +598,7 @@ def history(
 @click.command()
 @click.option(
     "--by",
-    type=click.Choice(["machine", "engine", "family", "quantization", "kind"]),
+    type=click.Choice(["machine", "engine", "formula", "family", "quantization", "kind"]),
     help="What to tell runs apart by.",
 )
 @options.as_json

@@ -26,6 +26,10 @@ from weigh.estimate.work import AttentionWork, Work
 from weigh.figure import Basis, Figure
 from weigh.model.stored_types import NumberFormat
 
+FORMULA_VERSION = 1
+"""Goes up whenever the formula, or how its rates are measured, gives other figures: calibrations of an earlier
+version are then made again, and runs estimated by one teach no more."""
+
 Weights = tuple[tuple[NumberFormat, int], ...]
 _DEFAULTS = Settings()
 

@@ -1,4 +1,4 @@
-"""How right the estimates were, by machine, engine, family, quantization or kind of run."""
+"""How right the estimates were, by machine, engine, formula, family, quantization or kind of run."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def _machine(run: Run) -> str:
 GROUPINGS: dict[str, Callable[[Run], str]] = {
     "machine": _machine,
     "engine": lambda run: f"{run.engine} ({run.engine_version})",
+    "formula": lambda run: f"version {run.formula_version}" if run.formula_version else "unknown",
     "family": lambda run: run.family or "unknown",
     "quantization": lambda run: run.quantization or "unknown",
     "kind": lambda run: str(run.kind),

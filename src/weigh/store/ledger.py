@@ -122,12 +122,16 @@ def learned(store: Store, fingerprint: str, engine: str, engine_version: str) ->
     """What the own full runs on this machine and engine version teach about estimates; None without any.
 
     Not learned from: runs of others, of other engine versions, predictions from shortened models, and runs
-    whose estimate is not known to come from a calibration.
+    whose estimate is not known to come from a calibration and the present formula.
     """
     from weigh.estimate.learned import Learned
+    from weigh.estimate.speed import FORMULA_VERSION
 
-    own = "WHERE origin = '' AND fingerprint = ? AND engine = ? AND engine_version = ? AND kind != ?"
-    key = (fingerprint, engine, engine_version, str(Kind.TRUNCATED))
+    own = (
+        "WHERE origin = '' AND fingerprint = ? AND engine = ? AND engine_version = ? AND formula_version = ?"
+        " AND kind != ?"
+    )
+    key = (fingerprint, engine, engine_version, FORMULA_VERSION, str(Kind.TRUNCATED))
     found = [_lesson(run) for run in _read(store, own, *key, limit=MOST_TEACHING)]
     lessons = tuple(lesson for lesson in found if lesson is not None)
     return Learned(lessons) if lessons else None
@@ -172,14 +176,16 @@ def _insert(db: sqlite3.Connection, run: Run) -> bool:
     """Whether it is new."""
     origin = run.origin or Origin("", "", 0.0)
     done = db.execute(
-        "INSERT OR IGNORE INTO run (id, when_unix_s, fingerprint, engine, engine_version, model, quantization,"
-        " kind, origin, origin_file, imported_unix_s, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO run (id, when_unix_s, fingerprint, engine, engine_version, formula_version, model,"
+        " quantization, kind, origin, origin_file, imported_unix_s, body)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             run.id,
             run.when_unix_s,
             run.fingerprint,
             run.engine,
             run.engine_version,
+            run.formula_version,
             run.model,
             run.quantization,
             str(run.kind),

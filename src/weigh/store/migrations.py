@@ -89,4 +89,22 @@ def _run_of(columns: list[Any], old: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first_tables, _ledger)
+def _formula_versions(db: sqlite3.Connection) -> None:
+    """Of the speed formula behind a calibration or a run's estimates; unknown of all there are.
+
+    A run is known by the hash of its body, so with another body it gets another id.
+    """
+    import hashlib
+
+    db.execute("ALTER TABLE calibration ADD COLUMN formula_version INTEGER")
+    db.execute("ALTER TABLE run ADD COLUMN formula_version INTEGER")
+    for old_id, text in db.execute("SELECT id, body FROM run").fetchall():
+        try:
+            body = json.dumps({**json.loads(text), "formula_version": None}, sort_keys=True)
+        except (TypeError, ValueError):
+            continue  # not written by weigh
+        new_id = hashlib.sha256(body.encode()).hexdigest()[:16]
+        db.execute("UPDATE run SET id = ?, body = ? WHERE id = ?", (new_id, body, old_id))
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first_tables, _ledger, _formula_versions)

@@ -108,6 +108,7 @@ class Run:
         cpu, gpus: names; "" and () where unknown or none.
         parallel, threads: sequences at once, and threads the engine used; None where unknown.
         calibration: time stamp of the one the estimates rest on; "" where unknown or none.
+        formula_version: of the speed formula that made them (`speed.FORMULA_VERSION`); None where unknown or none.
         family: the model's architecture; "" where unknown.
         noise: relative 80 % half-width of single decode steps.
         origin: None for one's own.
@@ -120,6 +121,7 @@ class Run:
     engine: str
     engine_version: str
     calibration: str
+    formula_version: int | None
     model: str
     family: str
     quantization: str
@@ -155,6 +157,7 @@ class Run:
             "machine": {"fingerprint": self.fingerprint, "cpu": self.cpu, "gpus": list(self.gpus)},
             "engine": {"name": self.engine, "version": self.engine_version},
             "calibration": self.calibration,
+            "formula_version": self.formula_version,
             "model": self.model,
             "family": self.family,
             "quantization": self.quantization,
@@ -189,6 +192,7 @@ class Run:
             engine=engine.text("name"),
             engine_version=engine.text("version"),
             calibration=run.text("calibration", empty=True),
+            formula_version=run.whole("formula_version", least=1) if run.told("formula_version") else None,
             model=run.text("model"),
             family=run.text("family", empty=True),
             quantization=run.text("quantization", empty=True),
@@ -271,6 +275,10 @@ class _Fields:
             del self._left[key]
             return False
         return True
+
+    def told(self, key: str) -> bool:
+        """Likewise of a key that earlier versions did not write."""
+        return key in self._left and self.known(key)
 
     def part(self, key: str) -> _Fields:
         return _Fields(self._take(key), self._at(key))

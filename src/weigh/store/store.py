@@ -75,30 +75,34 @@ class Store:
             db.execute(f"PRAGMA user_version = {number}")
 
     def save_calibration(self, calibration: Calibration) -> None:
+        from weigh.estimate.speed import FORMULA_VERSION
+
         with self.open() as db:
             db.execute(
-                "INSERT INTO calibration (created_unix_s, fingerprint, engine, engine_version, body)"
-                " VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO calibration (created_unix_s, fingerprint, engine, engine_version, formula_version,"
+                " body) VALUES (?, ?, ?, ?, ?, ?)",
                 (
                     time.time(),
                     calibration.fingerprint,
                     calibration.engine,
                     calibration.engine_version,
+                    FORMULA_VERSION,
                     json.dumps(calibration.to_json()),
                 ),
             )
 
     def calibration(self, fingerprint: str, engine: str, engine_version: str) -> Calibration | None:
-        """The newest one of this machine and engine version, or None."""
+        """The newest one of this machine, engine version and the present speed formula, or None."""
         if not self.path.exists():
             return None
         from weigh.estimate.calibration import Calibration
+        from weigh.estimate.speed import FORMULA_VERSION
 
         with self.open() as db:
             row = db.execute(
                 "SELECT body FROM calibration WHERE fingerprint = ? AND engine = ? AND engine_version = ?"
-                " ORDER BY id DESC LIMIT 1",
-                (fingerprint, engine, engine_version),
+                " AND formula_version = ? ORDER BY id DESC LIMIT 1",
+                (fingerprint, engine, engine_version, FORMULA_VERSION),
             ).fetchone()
         if row is None:
             return None
