@@ -155,14 +155,7 @@ def names(data: bytes) -> None:
 
 
 def devices(data: bytes) -> None:
-    """What a device is called. Close names are left out: they take a hundred times as long as the reading."""
-    from weigh.machine import devices
-
-    with patch.object(devices, "close_names", lambda *args: ()):
-        devices.target_named(data.decode(errors="surrogateescape"))
-
-
-def close_devices(data: bytes) -> None:
+    """What a device is called, and names close to it."""
     from weigh.machine.devices import target_named
 
     target_named(data.decode(errors="surrogateescape"))
@@ -170,12 +163,11 @@ def close_devices(data: bytes) -> None:
 
 def profiles(data: bytes) -> None:
     """Machines that a user has described, in TOML."""
-    from weigh.machine import devices, profiles
+    from weigh.machine import profiles
 
     path = _store() / "devices.toml"
     path.write_bytes(data)
-    with patch.object(devices, "close_names", lambda *args: ()):
-        profiles.profiles(path)
+    profiles.profiles(path)
 
 
 def runs(data: bytes) -> None:
@@ -482,9 +474,13 @@ TARGETS = {
     ),
     "runs": Target(runs, _run_seeds, (*_JSON, b'"measured"', b'"low"', b"1e14", b"5e-324")),
     "names": Target(names, _typed_seeds, (b"/", b":", b"@", b"Q4_K_M", b"UD-", b"\0"), 512),
-    "close-devices": Target(close_devices, _device_seeds, (b"x ", b" GB", b"DDR5-", b"RTX", b"Ultra"), 512),
     "profiles": Target(
         profiles, _profile_seeds, (b"[", b"]", b'"', b"inf", b"nan", b"-1", b"9" * 400, b"ram", b"G")
     ),
-    "devices": Target(devices, _device_seeds, (b"x ", b" GB", b"DDR5-", b"+", b", ", b"RTX", b"9" * 40), 512),
+    "devices": Target(
+        devices,
+        _device_seeds,
+        (b"x ", b" GB", b"DDR5-", b"+", b", ", b"RTX", b"Ultra", b"9" * 40),
+        512,
+    ),
 }

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from weigh.machine.device_names import Ram, Said, close_names, edits, parts, says_something, unsaid, words
+from weigh.machine.device_names import (
+    Index,
+    Ram,
+    Said,
+    close_names,
+    edits,
+    parts,
+    says_something,
+    short_name,
+    spellings,
+    unsaid,
+    words,
+)
+from weigh.machine.devices import gpu_sheets, host_sheets
 from weigh.units import GIB
 
 
@@ -49,14 +64,44 @@ def test_a_family_alone_names_nothing() -> None:
     assert says_something(words("T4"))
 
 
+def test_an_index_finds_what_comparing_every_entry_finds() -> None:
+    labels = [label for sheet in (*gpu_sheets(), *host_sheets()) for label in sheet.labels]
+    index = Index((label, (label,)) for label in labels)
+    for said in [*map(short_name, labels), "H100 SXM", "EPYC 9554P", "Ryzen AI Max 395", "4090 laptop", "B2"]:
+        asked = words(said)
+        open_words = ((unsaid(asked, words(label)), label) for label in labels)
+        compared = [(left, label) for left, label in open_words if left is not None]
+        assert index.meant(asked) == (compared if says_something(asked) else [])
+
+
 def test_a_swap_of_neighbours_is_one_edit() -> None:
     assert edits("4900", "4090") == 1
     assert edits("h10o", "h100") == 1
-    assert edits("", "abc") == 3
+    assert edits("", "abc") == edits("abc", "") == 3
+
+
+def test_edits_are_those_of_the_whole_table_of_partial_distances() -> None:
+    chance = random.Random(1)
+    for _ in range(2000):
+        a, b = ("".join(chance.choices("ab1", k=chance.randrange(9))) for _ in range(2))
+        assert edits(a, b) == _tabled_edits(a, b), (a, b)
+
+
+def _tabled_edits(a: str, b: str) -> int:
+    table = {(i, 0): i for i in range(len(a) + 1)} | {(0, j): j for j in range(len(b) + 1)}
+    for i, x in enumerate(a, 1):
+        for j, y in enumerate(b, 1):
+            ways = [table[i - 1, j] + 1, table[i, j - 1] + 1, table[i - 1, j - 1] + (x != y)]
+            if i > 1 and j > 1 and (x, y) == (b[j - 2], a[i - 2]):
+                ways.append(table[i - 2, j - 2] + 1)
+            table[i, j] = min(ways)
+    return table[len(a), len(b)]
 
 
 def test_close_names_are_those_a_slip_away() -> None:
     names = ["NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 3090", "NVIDIA H100 SXM5 80 GB", "Apple M1"]
-    assert close_names("RTX 4900", names)[0] == "RTX 4090"
-    assert close_names("H10O", names) == ("H100",)
-    assert close_names("banana", names) == ()
+    known = spellings(names)
+    assert close_names("RTX 4900", known)[0] == "RTX 4090"
+    assert close_names("H10O", known) == ("H100",)
+    assert close_names("banana", known) == ()
+    assert close_names("RTX 4900" + " " * 60, known) == ()  # longer than any name: not compared

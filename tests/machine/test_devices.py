@@ -123,7 +123,9 @@ def test_an_unknown_name_brings_its_neighbours(text: str, close: str) -> None:
 
 @pytest.mark.parametrize(
     "text", ["", "64GB", "RTX", "banana", "0x RTX 4090", "999x RTX 4090", "M4 Pro 32GB", "2x M4 Max",
-             "Ryzen 7950X, EPYC 9554", "RTX 4090 + M4 Max", "\x1b[31m", "x" * 5000, "+,+,"]
+             "Ryzen 7950X, EPYC 9554", "RTX 4090 + M4 Max", "\x1b[31m", "x" * 5000, "+,+,",
+             "RTX 4090, 0GB", "RTX 4090, 99999999GB", "Radeon 780M 99999999GB", "RTX 4090, 0x DDR5-4800",
+             "RTX 4090, 999x DDR5-4800", "RTX 4090, DDR5-000", "100x T4, 100x T4", "T4," * 100]
 )  # fmt: skip
 def test_what_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(BadInput):

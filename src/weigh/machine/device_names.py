@@ -9,9 +9,10 @@ open is which variant is meant: its memory, its form (`SXM`, `PCIe`), its number
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Generic, TypeVar
 
 from weigh.units import GIB
 
@@ -24,6 +25,8 @@ LEFT_OUT = frozenset(
     )
 )
 LINES = frozenset(("i",))  # "i7-13700K" is said as "13700K", and "Ultra 7 155H" as "155H"
+MOST_MISSPELT_LETTERS = 64  # the longest name of a table has 36
+SLIPS_PER_LETTER = 0.34
 VARIANTS = frozenset(("pcie", "sxm", "sxm2", "sxm4", "sxm5", "nvl", "gb", "quadro", "ada", "blackwell"))
 
 _BETWEEN = re.compile(r"\s*[,;]\s*|\s+\+\s*|(?<=\w)(?<!max)\+(?=\s*\w)|\s+with\s+|\s+and\s+", re.IGNORECASE)
@@ -50,9 +53,6 @@ class Ram:
     channels: int | None = None
     mt_per_s: int | None = None
 
-    def __bool__(self) -> bool:
-        return self != Ram()
-
 
 @dataclass(frozen=True, slots=True)
 class Said:
@@ -72,7 +72,8 @@ class Said:
 
 def parts(text: str) -> list[Said]:
     """`RTX 4090 + 64GB DDR5-6000` as its card and its RAM."""
-    return [_said(piece) for piece in _BETWEEN.split(text.strip()) if piece.strip()]
+    plain = " ".join(text.split())  # many blanks would each be tried as the beginning of a separator
+    return [_said(piece) for piece in _BETWEEN.split(plain) if piece.strip()]
 
 
 def _said(text: str) -> Said:
@@ -101,7 +102,6 @@ def _count(text: str) -> tuple[int, str]:
     return (int(last[1]), text[: last.start()].strip()) if last else (1, text)
 
 
-@lru_cache(maxsize=4096)
 def words(name: str) -> tuple[str, ...]:
     """`rtx3090Ti 24GB` as ``("rtx", "3090", "ti", "24", "gb")``; `7950X3D`, `13700K` and `H100` stay whole."""
     plain = name.lower().replace("(r)", " ").replace("(tm)", " ").replace("laptop", "mobile")
@@ -121,7 +121,7 @@ def unsaid(asked: Sequence[str], own: Sequence[str]) -> int | None:
     """How many words that tell variants apart were not said; None when the entry is not what was said."""
     left = list(own)
     for word in asked:
-        found = next((w for w in left if _same(word, w)), None)
+        found = next((w for w in left if word in _sayings(w)), None)
         if found is not None:
             left.remove(found)
         elif word not in LEFT_OUT:
@@ -130,19 +130,50 @@ def unsaid(asked: Sequence[str], own: Sequence[str]) -> int | None:
     return len(left) if all(w in LINES or w in VARIANTS or _is_small_number(w) for w in left) else None
 
 
-def _same(asked: str, own: str) -> bool:
-    """`SXM` is said for `SXM5`, `Max` for `Max+`; EPYC's `9554P` is a `9554` for one socket."""
-    return (
-        asked == own
-        or asked == own.removesuffix("+")
-        or (asked == "sxm" and own.startswith("sxm"))
-        or (len(own) == 4 and own.isdigit() and asked == own + "p")
-    )
+def _sayings(own: str) -> set[str]:
+    """How a word is said: `SXM` for `SXM5`, `Max` for `Max+`; EPYC's `9554P` is a `9554` for one socket."""
+    said = {own, own.removesuffix("+")}
+    if own.startswith("sxm"):
+        said.add("sxm")
+    if len(own) == 4 and own.isdigit():
+        said.add(own + "p")
+    return said
 
 
 def _is_small_number(word: str) -> bool:
     """Sizes in GB, GPU cores, the 9 of `Ryzen 9`."""
     return word.isdigit() and len(word) < 4
+
+
+Entry = TypeVar("Entry")
+
+
+class Index(Generic[Entry]):
+    """Entries of a table by the words of their labels: only those that hold every word said are compared."""
+
+    def __init__(self, labelled: Iterable[tuple[Entry, Sequence[str]]]) -> None:
+        self._entries: list[Entry] = []
+        self._labels: list[tuple[int, tuple[str, ...]]] = []
+        self._holders: dict[str, set[int]] = defaultdict(set)
+        for number, (entry, labels) in enumerate(labelled):
+            self._entries.append(entry)
+            for own in map(words, labels):
+                for saying in (saying for word in own for saying in _sayings(word)):
+                    self._holders[saying].add(len(self._labels))
+                self._labels.append((number, own))
+
+    def meant(self, asked: Sequence[str]) -> list[tuple[int, Entry]]:
+        """Entries that are meant, in their order, each with the count of its words left open (see `unsaid`)."""
+        if not says_something(asked):
+            return []
+        telling = [self._holders.get(word, set()) for word in set(asked) - LEFT_OUT]
+        open_words: dict[int, int] = {}
+        for place in sorted(set.intersection(*telling)):
+            number, own = self._labels[place]
+            left = unsaid(asked, own)
+            if left is not None:
+                open_words[number] = min(left, open_words.get(number, left))
+        return [(left, self._entries[number]) for number, left in open_words.items()]
 
 
 def short_name(name: str) -> str:
@@ -160,38 +191,78 @@ def family_name(name: str) -> str:
     return " ".join(w for w in kept if w.lower() not in VARIANTS) or short_name(name)
 
 
-def close_names(asked: str, names: Iterable[str], most: int = 3) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """A name as it is compared with others.
+
+    Attributes:
+        letters: small letters and digits alone.
+        counts: a bit for each of those, and for each time it comes again.
+    """
+
+    name: str
+    letters: str
+    counts: int
+
+
+def spellings(names: Iterable[str]) -> tuple[Spelling, ...]:
+    """Of all families among the names, in their order."""
+    return tuple(map(_spelling, dict.fromkeys(map(family_name, names))))
+
+
+def _spelling(name: str) -> Spelling:
+    letters = re.sub(r"[^a-z0-9]", "", short_name(name).lower())
+    counts = 0
+    for letter in letters:
+        bit = 1 << int(letter, 36)
+        while counts & bit:
+            bit <<= 36
+        counts |= bit
+    return Spelling(name, letters, counts)
+
+
+def close_names(asked: str, known: Iterable[Spelling], most: int = 3) -> tuple[str, ...]:
     """Names a slip of the fingers away, the nearest first."""
-    said = _squeezed(asked)
+    if len(asked) > MOST_MISSPELT_LETTERS:
+        return ()
+    said = _spelling(asked)
     ranked = []
-    for name in dict.fromkeys(family_name(n) for n in names):
-        own = _squeezed(name)
-        if abs(len(own) - len(said)) <= 4:
-            share = edits(said, own) / max(len(own), len(said), 1)
-            ranked.append(
-                (share, sorted(said) != sorted(own), name)
-            )  # letters swapped before letters changed
-    ranked.sort(key=lambda found: found[:2])
-    return tuple(name for share, _, name in ranked[:most] if share <= 0.34)
-
-
-def _squeezed(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", short_name(name).lower())
+    for own in known:
+        longer = max(len(own.letters), len(said.letters))
+        slips = int(longer * SLIPS_PER_LETTER)
+        # A slip mends one letter too many and one too few at most: that tells most names apart.
+        too_many, too_few = said.counts & ~own.counts, own.counts & ~said.counts
+        if max(too_many.bit_count(), too_few.bit_count()) > slips:
+            continue
+        found = edits(said.letters, own.letters)
+        if found <= slips:
+            changed = bool(too_many or too_few)  # letters swapped before letters changed
+            ranked.append((found / max(longer, 1), changed, own.name))
+    ranked.sort(key=lambda close: close[:2])
+    return tuple(name for _, _, name in ranked[:most])
 
 
 def edits(a: str, b: str) -> int:
     """Letters to insert, drop, change or swap with their neighbour to make `b` of `a`.
 
-    Source: Damerau 1964; the restricted form, in which no letter is edited twice.
+    No letter is edited twice (Damerau 1964, the restricted form). Differences between neighbours in the
+    table of partial distances are -1, 0 or 1, so that a column of them is two numbers of a bit per letter
+    of `a`. Source: Hyyrö 2003, A Bit-Vector Algorithm for Computing Levenshtein and Damerau Edit Distances.
     """
-    before: list[int] = []
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        above, row = row, [i]
-        for j, y in enumerate(b, 1):
-            best = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (x != y))
-            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
-                best = min(best, before[j - 2] + 1)
-            row.append(best)
-        before = above
-    return row[-1]
+    every = (1 << len(a)) - 1
+    places: dict[str, int] = {}
+    for place, letter in enumerate(a):
+        places[letter] = places.get(letter, 0) | 1 << place
+    distance = len(a)
+    more, fewer = every, 0  # where the distance is one more, or less, than a row above
+    same_before = diagonal = 0
+    for letter in b:
+        same = places.get(letter, 0)
+        swapped = (~diagonal & same) << 1 & same_before
+        diagonal = ((same & more) + more ^ more | same | fewer | swapped) & every  # where it costs nothing
+        right_more, right_fewer = (fewer | ~(diagonal | more)) & every, diagonal & more
+        distance += (right_more >> len(a) - 1 & 1) - (right_fewer >> len(a) - 1 & 1) if a else 1
+        right_more, right_fewer = right_more << 1 | 1, right_fewer << 1
+        more, fewer = (right_fewer | ~(diagonal | right_more)) & every, right_more & diagonal
+        same_before = same
+    return distance

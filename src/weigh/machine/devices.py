@@ -24,13 +24,14 @@ from typing import TypeVar
 
 from weigh.errors import BadInput, UnknownName
 from weigh.machine.device_names import (
+    Index,
     Ram,
     Said,
+    Spelling,
     close_names,
     parts,
-    says_something,
     short_name,
-    unsaid,
+    spellings,
     words,
 )
 from weigh.machine.machine import Cpu, Gpu, Machine
@@ -49,6 +50,9 @@ _SHARED = {
     ("integrated", "Intel"): (0.5, "the default of Linux and of Windows"),
 }
 MOST_DEVICES = 128
+MOST_CHANNELS = 128
+MOST_MEMORY_BYTES = 10**16
+MOST_LETTERS = 256  # of all that is said of one machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,21 @@ def host_sheets() -> tuple[HostSheet, ...]:
         return tuple(_host_sheet(row) for row in csv.DictReader(file))
 
 
+@cache
+def _gpu_index() -> Index[GpuSheet]:
+    return Index((sheet, sheet.labels) for sheet in gpu_sheets())
+
+
+@cache
+def _host_index() -> Index[HostSheet]:
+    return Index((sheet, sheet.labels) for sheet in host_sheets())
+
+
+@cache
+def _spellings() -> tuple[Spelling, ...]:
+    return spellings(label for sheet in _sheets() for label in sheet.labels)
+
+
 def _gpu_sheet(row: dict[str, str]) -> GpuSheet:
     return GpuSheet(
         name=row["name"],
@@ -214,6 +233,8 @@ def target_named(text: str) -> Target:
         UnknownName: no such device; close names attached.
         BadInput: several devices are meant that differ much, or a size it is not sold with.
     """
+    if len(text) > MOST_LETTERS:
+        raise BadInput(f"a device's name of {len(text):,} letters", hint=f"expected {MOST_LETTERS} at most")
     said = parts(text)
     named = [part for part in said if part.name]
     if not named:
@@ -232,6 +253,7 @@ def target_named(text: str) -> Target:
             said = [*said, Said("", 1, None, Ram(int(part.size_gb * GIB)))] if part.size_gb else said
     _check_counts(gpus)
     ram = _merged(part.ram for part in said)
+    _check_memory(ram)
     name = " + ".join(_said_again(part, sheet) for sheet, part in gpus) or (host.name if host else text)
     return _target(name, gpus, host, ram, notes)
 
@@ -240,17 +262,28 @@ def _check_counts(gpus: Sequence[tuple[GpuSheet, Said]]) -> None:
     for sheet, part in gpus:
         if not 1 <= part.count <= MOST_DEVICES:
             raise BadInput(f"{part.count} of `{sheet.name}`: expected 1 to {MOST_DEVICES}")
+    if (count := sum(part.count for _, part in gpus)) > MOST_DEVICES:
+        raise BadInput(f"{count:,} GPUs: expected {MOST_DEVICES} at most")
     if len(gpus) > 1 and any(sheet.unified for sheet, _ in gpus):
         raise BadInput("a GPU that shares the system's memory cannot stand beside another one")
 
 
 def _merged(found: Iterable[Ram]) -> Ram:
-    rams = [ram for ram in found if ram]
+    rams = list(found)
     return Ram(
-        next((r.bytes for r in rams if r.bytes), None),
-        next((r.channels for r in rams if r.channels), None),
-        next((r.mt_per_s for r in rams if r.mt_per_s), None),
+        next((r.bytes for r in rams if r.bytes is not None), None),
+        next((r.channels for r in rams if r.channels is not None), None),
+        next((r.mt_per_s for r in rams if r.mt_per_s is not None), None),
     )
+
+
+def _check_memory(ram: Ram) -> None:
+    if ram.bytes is not None and not 0 < ram.bytes < MOST_MEMORY_BYTES:
+        raise BadInput(f"a memory of {ram.bytes / GIB:g} GiB cannot be")
+    if ram.channels is not None and not 0 < ram.channels <= MOST_CHANNELS:
+        raise BadInput(f"{ram.channels} channels of memory: expected 1 to {MOST_CHANNELS}")
+    if ram.mt_per_s == 0:
+        raise BadInput("memory that moves nothing")
 
 
 def _said_again(part: Said, sheet: GpuSheet) -> str:
@@ -267,10 +300,10 @@ def _sheet(part: Said, notes: list[str]) -> GpuSheet | HostSheet:
     if unnamed is not None:
         notes.append(f"the processor: a {unnamed.name} of {unnamed.cores} cores")
         return unnamed
-    gpus = _meant(asked, gpu_sheets(), part.size_gb) if says_something(asked) else []
+    gpus = _meant(asked, _gpu_index(), part.size_gb)
     if gpus:
         return _one_variant(part, gpus, notes)
-    hosts = _meant(asked, host_sheets()) if says_something(asked) else []
+    hosts = _meant(asked, _host_index())
     if len(hosts) > 1:
         names = ", ".join(f"`{short_name(h.name)}`" for h in hosts[:8])
         raise BadInput(f"`{part.name}` could be {names}", hint="name one of them")
@@ -278,7 +311,7 @@ def _sheet(part: Said, notes: list[str]) -> GpuSheet | HostSheet:
         return hosts[0]
     if re.match(r"\d{4,}\s*[x×*]\s*\S", part.name):
         raise BadInput(f"`{part.name}` are too many devices", hint=f"expected 1 to {MOST_DEVICES}")
-    close = close_names(part.name, (label for sheet in _sheets() for label in sheet.labels))
+    close = close_names(part.name, _spellings())
     hint = None if close else "`weigh devices` lists them; else give its memory and bandwidth"
     raise UnknownName("device", part.name, close=close, hint=hint)
 
@@ -292,14 +325,9 @@ def _unnamed_host(asked: tuple[str, ...]) -> HostSheet | None:
     return None
 
 
-def _meant(asked: Sequence[str], sheets: Sequence[Sheet], size_gb: float | None = None) -> list[Sheet]:
+def _meant(asked: Sequence[str], index: Index[Sheet], size_gb: float | None = None) -> list[Sheet]:
     """Sheets the words fit: of those with the size said, if any, those with nothing unsaid, if any."""
-    found: list[tuple[int, Sheet]] = []
-    for sheet in sheets:
-        fits = [unsaid(asked, words(label)) for label in sheet.labels]
-        said = [count for count in fits if count is not None]
-        if said:
-            found.append((min(said), sheet))
+    found = index.meant(asked)
     found = [each for each in found if size_gb in each[1].sizes_gb] or found
     exact = [each for count, each in found if count == 0]
     return exact or [each for _, each in found]
@@ -498,10 +526,12 @@ def _unified_target(sheet: GpuSheet, part: Said, ram: Ram, notes: list[str]) -> 
         size = int((part.size_gb or host.sizes_gb[0]) * GIB)
         if part.size_gb is None:
             notes.append(f"{size // GIB} GiB of RAM")
+    ram = replace(ram, bytes=size)
+    _check_memory(ram)
     share, why = shared_share(sheet.kind, sheet.vendor, size)
     notes.append(f"{share:.0%} of memory for the GPU ({why})")
     name = sheet.name if sheet.name.endswith(" GB") else f"{sheet.name}, {size / GIB:g} GB"
-    own = _host(host, replace(ram, bytes=size))
+    own = _host(host, ram)
     own = replace(own, bandwidth_bytes_per_s=sheet.bandwidth_bytes_per_s)
     return Target(
         name=name,
@@ -539,7 +569,7 @@ def target_custom(
     Raises:
         BadInput: a figure that cannot be.
     """
-    if not 0 < vram_bytes + ram_bytes < 1e16:
+    if not 0 < vram_bytes + ram_bytes < MOST_MEMORY_BYTES:
         raise BadInput(f"a memory of {(vram_bytes + ram_bytes) / GIB:g} GiB cannot be")
     if not 0 < bandwidth_bytes_per_s < 1e16:
         raise BadInput(f"a bandwidth of {bandwidth_bytes_per_s / GB:g} GB/s cannot be")
@@ -632,7 +662,7 @@ def host_sheet_of(cpu: Cpu) -> HostSheet | None:
             said,
         )
         asked = words(plain)
-        found = _meant(asked, host_sheets()) if says_something(asked) else []
+        found = _meant(asked, _host_index())
         if len(found) == 1:
             return found[0]
     return None
@@ -698,7 +728,7 @@ def _part(whole: Device, gpu: Gpu) -> Device:
 def gpu_sheet_of(gpu: Gpu, ram_bytes: int) -> GpuSheet | None:
     """The sheet of a GPU as its driver names it, of a part that of the whole; of variants the nearest in memory."""
     asked = words(gpu.part_of or gpu.name)
-    found = _meant(asked, gpu_sheets()) if says_something(asked) else []
+    found = _meant(asked, _gpu_index())
     if not found:
         return None
     size_gb = (ram_bytes if found[0].unified else (gpu.total_bytes or 0) / gpu.memory_share) / GIB
