@@ -15,7 +15,7 @@ from weigh.store import Store
 from weigh.store.ledger import learned
 
 if TYPE_CHECKING:
-    from weigh.bench.drive import Progress
+    from weigh.bench.turns import Progress
     from weigh.engines.engine import Engine, Layout, Settings
     from weigh.model.spec import ModelSpec
 
@@ -26,11 +26,13 @@ class Here(Site):
 
     Attributes:
         engine: None when none is installed; then speeds stay unknown.
+        rejected: why a calibration that was made just now was not kept; empty when it was, or none was made.
     """
 
     machine: Machine
     engine: Engine | None
     engine_version: str
+    rejected: tuple[str, ...] = ()
 
     @property
     def on_host(self) -> Here:
@@ -48,6 +50,9 @@ def scratch_folder() -> Path:
 def here(*, calibrate: bool = True, again: bool = False, progress: Progress | None = None) -> Here:
     """Probe the machine; take its calibration from the store, or make it now, and learn from earlier runs.
 
+    A calibration that something disturbed never takes the place of a good one. Where there is none it is kept,
+    with wider intervals, until asked for again: a machine that is always busy is not measured at every call.
+
     Args:
         calibrate: False leaves speeds unknown when the store has none.
         again: calibrate even when the store has one.
@@ -62,12 +67,17 @@ def here(*, calibrate: bool = True, again: bool = False, progress: Progress | No
     except EngineMissing:
         return Here(target=target_here(machine), machine=machine, engine=None, engine_version="")
     store = Store()
-    known = None if again else store.calibration(machine.fingerprint, engine.name, version)
-    if known is None and calibrate:
+    known = store.calibration(machine.fingerprint, engine.name, version)
+    rejected: tuple[str, ...] = ()
+    if calibrate and (known is None or again):
         from weigh.bench.calibrate import calibrate as measure
 
-        known = measure(machine, engine, folder=scratch_folder(), progress=progress or (lambda s, d: None))
-        store.save_calibration(known)
+        made = measure(machine, engine, folder=scratch_folder(), progress=progress or (lambda s, d: None))
+        if made.problems and known is not None and not known.problems:
+            rejected = made.problems
+        else:
+            known = made
+            store.save_calibration(made)
     features = engine.cpu_features(machine.cpu.instruction_sets)
     return Here(
         target=target_here(machine, features),
@@ -76,6 +86,7 @@ def here(*, calibrate: bool = True, again: bool = False, progress: Progress | No
         machine=machine,
         engine=engine,
         engine_version=version,
+        rejected=rejected,
     )
 
 

@@ -60,12 +60,17 @@ def here_document(here: Here, bandwidth: Bandwidth | None = None) -> Document:
     document = machine_document(here.machine)
     document["engine"] = {"name": here.engine.name, "version": here.engine_version} if here.engine else None
     document["calibration"] = here.calibration.to_json() if here.calibration else None
+    document["calibration_rejected"] = list(here.rejected)
     document["learned_from_runs"] = len(here.learned.lessons) if here.learned else 0
     if bandwidth is not None:
         document["memory_read"] = [
             {"threads": threads, "bytes_per_s": figure.to_json()} for threads, figure in bandwidth.by_threads
         ]
     return document
+
+
+def _calibration_problems(site: Site) -> list[str]:
+    return list(site.calibration.problems) if site.calibration else []
 
 
 def model_document(spec: ModelSpec) -> Document:
@@ -253,6 +258,7 @@ def curves_document(found: Sequence[Curve]) -> Document:
                 "kv_type": one.setup.settings.kv_type_k.name,
                 "ttft": points(one.ttft, "prompt_tokens", "ttft_s"),
                 "decode": points(one.decode, "depth_tokens", "decode_tokens_per_s"),
+                "calibration_problems": _calibration_problems(one.setup.site),
                 "note": one.note,
             }
             for one in found
@@ -280,6 +286,7 @@ def cost_document(found: CostEstimate | None, setup: SetupEstimate) -> Document:
         "on": setup.site.target.name,
         "fits": setup.fits,
         "workload": asdict(setup.workload),
+        "calibration_problems": _calibration_problems(setup.site),
         "cost": None,
     }
     if found is None:
@@ -336,6 +343,7 @@ def setup_document(found: SetupEstimate, layout: Layout | None) -> Document:
         "split": split_document(found.placement, found.devices, found.why),
         "arguments": list(found.arguments),
         "speed": speed_document(found.speed),
+        "calibration_problems": _calibration_problems(found.site),
         "notes": list(found.notes),
     }
     if layout is not None:

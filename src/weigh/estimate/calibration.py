@@ -113,6 +113,11 @@ class Calibration:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_rates", {})
 
+    @property
+    def caution(self) -> str:
+        """What was going on while it was made, in words to put after a speed; "" when the machine was quiet."""
+        return f"calibrated while {' and '.join(self.problems)}" if self.problems else ""
+
     def rate(self, kind: NumberFormat) -> FormatRate:
         """Rates of a format; one that was not run borrows from the measured one nearest in kind and bits."""
         rate = self._rates.get(kind)

@@ -34,7 +34,7 @@ class Disturbance:
         if self.others is not None and self.others > MOST_OTHERS:
             found.append(f"other programs took {self.others:.0%} of the processors' time")
         if self.stolen is not None and self.stolen > MOST_STOLEN:
-            found.append(f"the host took {self.stolen:.0%} of it away for other machines")
+            found.append(f"the host took {self.stolen:.0%} of the processors' time for other machines")
         if self.throttled:
             found.append(f"a processor was slowed down for heat {self.throttled} times")
         return tuple(found)

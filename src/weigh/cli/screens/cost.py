@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from weigh import units
 from weigh.cli.render import Bold, Grid, interval, show
-from weigh.cli.screens.facts import facts, unknown_speed
+from weigh.cli.screens.facts import disturbed, facts, unknown_speed
 
 if TYPE_CHECKING:
     from weigh.estimate.cost import ApiComparison, CostEstimate, PerMillion
@@ -35,7 +35,8 @@ def show_cost(found: CostEstimate | None, setup: SetupEstimate) -> None:
     table.add(f"mixed: {mixed}", "", "", _money_range(found.mix))
     show(table)
     show()
-    facts([*_assumed(found), *_energy_facts(found.energy), *(_beside(one, found) for one in found.compared)])
+    apis = (_beside(one, found) for one in found.compared)
+    facts([*_assumed(found), *_energy_facts(found.energy), *apis, *disturbed(setup.site)])
 
 
 def _unpriced(setup: SetupEstimate) -> str:

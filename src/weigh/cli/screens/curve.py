@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from weigh import units
 from weigh.cli.render import UNLIMITED, Bold, Grid, interval, screen_width, show
-from weigh.cli.screens.facts import facts, unknown_speed
+from weigh.cli.screens.facts import disturbed, facts, unknown_speed
 
 if TYPE_CHECKING:
     from weigh.estimate.curves import Curve, Point
@@ -36,7 +36,8 @@ def show_curves(found: Sequence[Curve], saved: str = "") -> None:
         show(Bold("Decode speed"), ", tokens/s, over the tokens already in the context")
         _draw(drawn, ttft=False)
         show(_table("depth", [(one.label or "tokens/s", one.decode) for one in drawn]))
-    facts([(one.label or "Note", one.note) for one in found if one.note])
+    cautions = dict.fromkeys(row for one in drawn for row in disturbed(one.setup.site))
+    facts([*((one.label or "Note", one.note) for one in found if one.note), *cautions])
     if saved:
         show("\nPicture  ", Bold(saved))
 

@@ -9,8 +9,12 @@ from weigh import units
 from weigh.cli.render import Grid, show
 
 if TYPE_CHECKING:
+    from weigh.bench.here import Here
     from weigh.estimate.placement import DeviceMemory
     from weigh.estimate.setup import SetupEstimate
+    from weigh.estimate.site import Site
+
+_WHEN_QUIET = "run `weigh machine --calibrate` when the machine is quiet"
 
 
 def facts(rows: list[tuple[str, str]]) -> None:
@@ -19,6 +23,23 @@ def facts(rows: list[tuple[str, str]]) -> None:
     for row in rows:
         grid.add(*row)
     show(grid)
+
+
+def disturbed(site: Site) -> list[tuple[str, str]]:
+    """A line when speeds rest on a calibration that something disturbed."""
+    caution = site.calibration.caution if site.calibration else ""
+    return [("Disturbed", f"{caution}: {_WHEN_QUIET}")] if caution else []
+
+
+def not_kept(here: Here) -> list[tuple[str, str]]:
+    """A line when a calibration made just now was thrown away for a better one."""
+    if not here.rejected or here.calibration is None:
+        return []
+    of = here.calibration.created[:16].replace("T", " ")
+    why = " and ".join(here.rejected)
+    return [
+        ("Not kept", f"what was measured just now, since {why}; that of {of} UTC still counts: {_WHEN_QUIET}")
+    ]
 
 
 def unknown_speed(setup: SetupEstimate) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from weigh import units
 from weigh.cli.render import Bold, Grid, show
-from weigh.cli.screens.facts import facts
+from weigh.cli.screens.facts import disturbed, facts, not_kept
 
 if TYPE_CHECKING:
     from weigh.bench.here import Here
@@ -64,7 +64,7 @@ def site_facts(site: Site) -> list[tuple[str, str]]:
     from weigh.bench.here import Here
 
     if isinstance(site, Here):
-        known = [*_machine_facts(site.machine), ("Engine", _engine_line(site))]
+        known = [*_machine_facts(site.machine), ("Engine", _engine_line(site)), *disturbed(site)]
         return [*known, *(("Note", note) for note in site.target.assumed)]
     return _target_facts(site.target)
 
@@ -171,11 +171,10 @@ def show_machine(here: Here) -> None:
         ),
         *(("GPU", _gpu(gpu)) for gpu in machine.gpus or ()),
         ("Disk", f"{units.gib(disk.free_bytes)} free of {units.gib(disk.total_bytes)} at {disk.path}"),
-        ("Engine", _engine_line(here)),
     ]  # fmt: skip
     if not machine.gpus:
-        rows.insert(-2, ("GPU", "none found"))
-    facts(rows)
+        rows.insert(-1, ("GPU", "none found"))
+    facts([*rows, ("Engine", _engine_line(here)), *disturbed(here), *not_kept(here)])
     if calibration is None:
         return
     show()
