@@ -248,9 +248,16 @@ def _small_cases(wanted: list[str]) -> Iterator[ModelSpec]:
 
 
 def _catalog_cases(wanted: list[str]) -> Iterator[ModelSpec]:
+    """One for each set of shapes: models trained further have those of their base."""
+    known: dict[object, str] = {}
     for entry in catalog():
         if entry.unsupported is None and (not wanted or any(part in entry.id for part in wanted)):
-            yield entry.spec()
+            spec = entry.spec()
+            first = known.setdefault((spec.architecture, spec.tensors), spec.name)
+            if first == spec.name:
+                yield spec
+            else:
+                print(f"shapes of {first}: {spec.name}", flush=True)
 
 
 def _agrees(tool: str, folder: Path, spec: ModelSpec, ways: Iterable[Making]) -> bool:
@@ -437,7 +444,7 @@ def _real_bytes(tool: str, path: Path, spec: ModelSpec, making: Making) -> int |
 def _run(tool: str, path: Path, spec: ModelSpec, making: Making, before: list[str], target: list[str]) -> str:
     options, recipe = making.arguments()
     if making.imatrix:
-        options += ["--imatrix", str(_matrix_of_ones(spec, path))]
+        options += ["--imatrix", str(_matrix_of_ones(spec, path, whole=bool(target)))]
     for name in {g.name for g in spec.tensors if g.type.quantized}:  # experts that stay in MXFP4
         options += ["--tensor-type", f"{name.rpartition('{}.')[2]}=mxfp4"]
     command = [tool, "--allow-requantize", *before, *options, str(path), *target, recipe]
@@ -448,8 +455,11 @@ def _run(tool: str, path: Path, spec: ModelSpec, making: Making, before: list[st
     return said
 
 
-def _matrix_of_ones(spec: ModelSpec, beside: Path) -> Path:
+def _matrix_of_ones(spec: ModelSpec, beside: Path, *, whole: bool) -> Path:
     """An importance matrix that finds all weights alike, in the tool's first format.
+
+    A dry run looks only at whether there is one, so that of one tensor will do; that of all is half a
+    gigabyte for some models.
 
     Source of the format: llama.cpp `common/imatrix-loader.cpp`: a count, then for each tensor its name, the
     number of calls, and one float per column and expert.
@@ -461,6 +471,7 @@ def _matrix_of_ones(spec: ModelSpec, beside: Path) -> Path:
         if len(group.shape) > 1
         for layer in group.layers or (None,)
     ]
+    matrices = matrices if whole else matrices[:1]
     with path.open("wb") as file:
         file.write(struct.pack("<i", len(matrices)))
         for name, columns in matrices:
