@@ -35,6 +35,8 @@ LLAMA = {
     "num_hidden_layers": 16,
 }
 
+GPT_2_NAMES = {"n_embd": 256, "n_head": 8, "n_inner": 512, "n_layer": 1, "n_positions": 512}
+
 
 def formats(spec: ModelSpec) -> dict[str, str]:
     """Role -> "FORMAT LAYERS, ...", as the record has them: without the F32 tensors."""
@@ -140,6 +142,27 @@ def test_a_width_that_nothing_replaces_is_refused():
 def test_a_known_header_takes_the_place_of_the_estimate():
     spec = quantize(spec_from_config("small", LLAMA), "Q8_0")
     assert file_bytes(spec, header_bytes=1000) == spec.tensor_bytes + 1024
+
+
+# Bytes of llama.cpp's `models/ggml-vocab-*.gguf`, which are tokenizers and little else.
+TOKENIZERS = [
+    ("bert", 30522, 627_549),  # BERT's WordPiece
+    ("nomic_bert", 250048, 6_821_877),  # XLM-RoBERTa's pieces
+    ("llama", 32000, 723_869),
+    ("llama", 102400, 3_970_167),
+    ("llama", 128256, 7_818_140),
+    ("falcon", 65024, 2_287_728),
+    ("qwen2", 151936, 5_928_681),
+    ("cohere", 256000, 10_874_545),
+]
+
+
+@pytest.mark.parametrize(("model_type", "vocab", "tokenizer_bytes"), TOKENIZERS)
+def test_a_header_is_about_as_long_as_the_tokenizer_it_holds(model_type, vocab, tokenizer_bytes):
+    fields = {"model_type": model_type, "vocab_size": vocab, "num_hidden_layers": 1}
+    spec = spec_from_config("small", LLAMA | GPT_2_NAMES | fields)
+    header_bytes = file_bytes(spec) - file_bytes(spec, header_bytes=0)
+    assert header_bytes == pytest.approx(tokenizer_bytes, rel=0.02, abs=24_000)
 
 
 def test_kv_cache_types_are_those_the_server_accepts():

@@ -546,16 +546,18 @@ def _fitting(type: T, columns: int) -> T:
 _ALIGNMENT_BYTES = 32
 _TENSOR_INFO_BYTES = 72  # name, shape, type and offset of one tensor
 _METADATA_BYTES = 8192  # hyperparameters, description and the chat template
-# Bytes of the tokenizer per token of the vocabulary: its text, length and kind, and with it either a score
-# (sentencepiece) or about one merge rule of two texts (byte pairs); some vocabularies come with two merge
-# rules per token. Measured on llama.cpp's `models/ggml-vocab-*.gguf`: 22.6 for Llama 2's pieces, 20.9 for
-# Baichuan's, 35 for GPT-2, Falcon and StarCoder, 39.0 for Qwen 2, 42.4 for Command R, 61.0 for Llama 3.
-_PIECES_TOKEN_BYTES, _SMALL_MERGES_TOKEN_BYTES, _MERGES_TOKEN_BYTES, _MANY_MERGES_TOKEN_BYTES = 23, 35, 39, 61
-_PIECES_VOCABULARIES = frozenset(
-    (32000, 32001, 32002, 32016, 32064, 32768, 64000, 256000, 262144, 262208, 262400)
-)
-# Llama 3, Mistral's Tekken, GLM-4, gpt-oss, Llama 4.
-_MANY_MERGES_VOCABULARIES = frozenset((128256, 131072, 151552, 201088, 202048))
+# Bytes of the tokenizer per token of the vocabulary: its text, length and kind, and with it a score (pieces),
+# about one merge rule of two texts (byte pairs), two of them (vocabularies of many merges) or nothing (BERT's
+# WordPiece). Measured on llama.cpp's `models/ggml-vocab-*.gguf`: 20.6 for BERT's, 22.6 for Llama 2's pieces,
+# 20.9 for Baichuan's, 27.3 for XLM-RoBERTa's, 35 for GPT-2, Falcon and StarCoder, 39.0 for Qwen 2, 42.5 for
+# Command R, 61.0 for Llama 3.
+_SMALL_MERGES_TOKEN_BYTES, _MERGES_TOKEN_BYTES = 35, 39
+_VOCABULARY_TOKEN_BYTES: Mapping[int, int] = {
+    **dict.fromkeys((30522, 30528), 21),  # BERT
+    **dict.fromkeys((32000, 32001, 32002, 32016, 32064, 32768, 64000, 256000, 262144, 262208, 262400), 23),
+    **dict.fromkeys((250002, 250037, 250048), 27),  # XLM-RoBERTa
+    **dict.fromkeys((128256, 131072, 151552, 201088, 202048), 61),  # Llama 3 and 4, Tekken, GLM-4, gpt-oss
+}
 # Vocabularies of the size of Gemma's pieces that are byte pairs.
 _ARCHITECTURE_TOKEN_BYTES = {"gemma4": 60, "command-r": 42, "cohere2": 42}
 
@@ -577,13 +579,9 @@ def file_bytes(spec: ModelSpec, *, header_bytes: int | None = None) -> int:
 
 def _token_bytes(spec: ModelSpec) -> int:
     """The kind of tokenizer is told by the size of its vocabulary, which config files do state."""
-    if spec.architecture in _ARCHITECTURE_TOKEN_BYTES:
-        return _ARCHITECTURE_TOKEN_BYTES[spec.architecture]
-    if spec.vocab in _PIECES_VOCABULARIES:
-        return _PIECES_TOKEN_BYTES
-    if spec.vocab in _MANY_MERGES_VOCABULARIES:
-        return _MANY_MERGES_TOKEN_BYTES
-    return _SMALL_MERGES_TOKEN_BYTES if spec.vocab < 70_000 else _MERGES_TOKEN_BYTES
+    usual = _SMALL_MERGES_TOKEN_BYTES if spec.vocab < 70_000 else _MERGES_TOKEN_BYTES
+    of_size = _VOCABULARY_TOKEN_BYTES.get(spec.vocab, usual)
+    return _ARCHITECTURE_TOKEN_BYTES.get(spec.architecture, of_size)
 
 
 def _aligned(size_bytes: int) -> int:
