@@ -30,8 +30,13 @@ def cells(settings: Settings, window: int) -> Cells:
 
     Source: llama-context.cpp, constructor (n_ctx_seq); llama-kv-cache-iswa.cpp, constructor (size_swa).
     """
-    full = _padded(settings.context_tokens)
+    full = full_cells(settings)
     return Cells(full, _padded(min(full, window + ubatch_tokens(settings))))
+
+
+def full_cells(settings: Settings) -> int:
+    """Of these, the room in a layer that looks back at everything."""
+    return _padded(settings.context_tokens)
 
 
 def ubatch_tokens(settings: Settings) -> int:
@@ -63,10 +68,10 @@ def mixer_bytes(mixer: Mixer, settings: Settings) -> int:
     states = 4 * mixer.state_elements
     held = 0
     if mixer.kind is not MixerKind.RECURRENT:
-        room = cells(settings, mixer.window)
+        full = full_cells(settings)
         held = cell_bytes(mixer, settings.kv_type_k, settings.kv_type_v)
-        held *= room.sliding if mixer.kind is MixerKind.SLIDING else room.full
-        held += _pooled_bytes(mixer, settings.kv_type_k, room.full)
+        held *= cells(settings, mixer.window).sliding if mixer.kind is MixerKind.SLIDING else full
+        held += _pooled_bytes(mixer, settings.kv_type_k, full)
     return (held + states) * len(mixer.layers) * settings.parallel
 
 

@@ -18,7 +18,8 @@ from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from weigh.engines.engine import Settings
-from weigh.estimate.kv_cache import CELL_STEP, cells, mixer_bytes, ubatch_tokens
+from weigh.estimate.kv_cache import CELL_STEP, cells, full_cells, kv_cache_bytes, ubatch_tokens
+from weigh.estimate.remembered import remembered
 from weigh.model.ggml_types import GgmlType
 from weigh.model.spec import MixerKind, ModelSpec, TensorGroup
 from weigh.model.stored_types import NumberFormat
@@ -265,7 +266,7 @@ class _Prepared:
         return self.weights.tensor_bytes + copies
 
     def kv_cache_bytes(self, settings: Settings) -> int:
-        return sum(mixer_bytes(mixer, settings) for mixer in self.spec.mixers)
+        return kv_cache_bytes(self.spec.mixers, settings)
 
     def compute_bytes(self, settings: Settings) -> int:
         from weigh.estimate.compute_buffers import compute_bytes
@@ -284,7 +285,7 @@ class _Prepared:
             + PROGRAM_BYTES
             + (TOKEN_BYTES + MERGE_BYTES) * spec.vocab
             + LAYER_BYTES * spec.layers
-            + CELL_BYTES * cells(settings, 0).full * settings.parallel
+            + CELL_BYTES * full_cells(settings) * settings.parallel
             + int(WORK_BYTES_PER_VALUE * self.graph.widest_input * ubatch_tokens(settings))
         )
 
@@ -302,16 +303,6 @@ def _with_context(settings: Settings, context_tokens: int) -> Settings:
     )
 
 
-_REMEMBERED = 4096
-_prepared_models: dict[tuple[int, frozenset[str]], _Prepared] = {}
-
-
+@remembered
 def _prepared(spec: ModelSpec, features: frozenset[str]) -> _Prepared:
-    """By identity: a spec holds a mapping and cannot be hashed; its entry keeps it alive."""
-    key = (id(spec), features)
-    found = _prepared_models.get(key)
-    if found is None:
-        if len(_prepared_models) >= _REMEMBERED:
-            _prepared_models.clear()
-        found = _prepared_models[key] = _Prepared(spec, features)
-    return found
+    return _Prepared(spec, features)

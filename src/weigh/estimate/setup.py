@@ -8,12 +8,23 @@ from weigh.engines.engine import Settings
 from weigh.estimate.learned import Setup
 from weigh.estimate.memory import MemoryEstimate, max_context_tokens, memory
 from weigh.estimate.placement import DeviceMemory, Placement
+from weigh.estimate.remembered import remembered
 from weigh.estimate.site import Site
 from weigh.estimate.speed import SpeedEstimate, Workload, speed
-from weigh.estimate.work import work
+from weigh.estimate.work import Work, work
 from weigh.figure import Figure
 from weigh.model.quantization import file_bytes
 from weigh.model.spec import ModelSpec
+
+
+@remembered
+def _work(spec: ModelSpec) -> Work:
+    return work(spec)
+
+
+@remembered
+def _file_bytes(spec: ModelSpec) -> int:
+    return file_bytes(spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +192,11 @@ def _speed(
         return None  # it writes no tokens; an encoder's pass over a text is not estimated
     if site.calibration is not None and not placement.on_gpu:
         found = speed(
-            work(spec),
+            _work(spec),
             site.calibration,
             workload,
             settings,
-            file_bytes=spec.file_bytes or file_bytes(spec),
+            file_bytes=spec.file_bytes or _file_bytes(spec),
             repacked_bytes=(process or memory(spec, settings, site.cpu_features)).repacked_bytes,
         )
         if site.learned is None:

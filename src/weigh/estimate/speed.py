@@ -201,20 +201,6 @@ def load_s(work: Work, calibration: Calibration, *, file_bytes: int, repacked_by
     return total + sum(_weights_step_s(k, w, 0, calibration.rate(k)) for k, w in warm_up_layers)
 
 
-def ttft(
-    work: Work,
-    calibration: Calibration,
-    *,
-    prompt_tokens: int,
-    depth_tokens: int = 0,
-    settings: Settings = _DEFAULTS,
-) -> Figure:
-    """Time to first token of a prompt, with its interval."""
-    seconds = prefill_s(work, calibration, tokens=prompt_tokens, depth_tokens=depth_tokens, settings=settings)
-    error = math.hypot(PREFILL_ERROR, _shared_error(work, calibration), math.log(calibration.check_prefill))
-    return Figure.within(seconds, error, "s", Basis.CALIBRATED)
-
-
 def speed(
     work: Work,
     calibration: Calibration,
@@ -233,19 +219,18 @@ def speed(
         sequences=workload.parallel,
         settings=settings,
     )
-    first = ttft(
-        work,
-        calibration,
-        prompt_tokens=workload.prompt_tokens,
-        depth_tokens=depth,
-        settings=settings,
+    prompt_s = prefill_s(
+        work, calibration, tokens=workload.prompt_tokens, depth_tokens=depth, settings=settings
     )
+    shared_error = _shared_error(work, calibration)
+    prefill_error = math.hypot(PREFILL_ERROR, shared_error, math.log(calibration.check_prefill))
     decode_error = math.hypot(
         DECODE_ERROR,
-        _shared_error(work, calibration),
+        shared_error,
         math.log(calibration.check_decode),
         SMALL_BATCH_ERROR if workload.parallel > 1 else 0.0,
     )
+    first = Figure.within(prompt_s, prefill_error, "s", Basis.CALIBRATED)
     warm = load_s(work, calibration, file_bytes=file_bytes, repacked_bytes=repacked_bytes)
     read_s = file_bytes / calibration.read_bytes_per_s if calibration.read_bytes_per_s else None
     return SpeedEstimate(
@@ -265,14 +250,15 @@ def speed(
 
 def _shared_error(work: Work, calibration: Calibration) -> float:
     """What widens decode and prefill alike: noise, spread of the formats' rates, kinds not calibrated."""
-    parts = (*work.dense, *work.experts, work.output)
-    total = sum(weights for _, weights in parts)
-    spread = sum(weights * calibration.rate(kind).spread for kind, weights in parts) / max(total, 1)
+    total = spread = 0.0
+    for kind, weights in (*work.dense, *work.experts, work.output):
+        total += weights
+        spread += weights * calibration.rate(kind).spread
     strange = any(a.latent for a in work.attention) or any(
         state.form not in calibration.states for state in work.states
     )
     return math.hypot(
-        spread,
+        spread / max(total, 1),
         calibration.noise,
         EXPERTS_ERROR if work.experts else 0.0,
         UNMEASURED_MIXER_ERROR if strange else 0.0,
