@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -198,19 +198,25 @@ class Spelling:
     Attributes:
         letters: small letters and digits alone.
         counts: a bit for each of those, and for each time it comes again.
+        place: in the table.
     """
 
     name: str
     letters: str
     counts: int
+    place: int
 
 
-def spellings(names: Iterable[str]) -> tuple[Spelling, ...]:
-    """Of all families among the names, in their order."""
-    return tuple(map(_spelling, dict.fromkeys(map(family_name, names))))
+def spellings(names: Iterable[str]) -> Mapping[int, Sequence[Spelling]]:
+    """Of all families among the names, by the number of letters."""
+    by_length: dict[int, list[Spelling]] = defaultdict(list)
+    for place, name in enumerate(dict.fromkeys(map(family_name, names))):
+        spelling = _spelling(name, place)
+        by_length[len(spelling.letters)].append(spelling)
+    return dict(by_length)
 
 
-def _spelling(name: str) -> Spelling:
+def _spelling(name: str, place: int = 0) -> Spelling:
     letters = re.sub(r"[^a-z0-9]", "", short_name(name).lower())
     counts = 0
     for letter in letters:
@@ -218,28 +224,25 @@ def _spelling(name: str) -> Spelling:
         while counts & bit:
             bit <<= 36
         counts |= bit
-    return Spelling(name, letters, counts)
+    return Spelling(name, letters, counts, place)
 
 
-def close_names(asked: str, known: Iterable[Spelling], most: int = 3) -> tuple[str, ...]:
+def close_names(asked: str, known: Mapping[int, Sequence[Spelling]], most: int = 3) -> tuple[str, ...]:
     """Names a slip of the fingers away, the nearest first."""
     if len(asked) > MOST_MISSPELT_LETTERS:
         return ()
     said = _spelling(asked)
     ranked = []
-    for own in known:
-        longer = max(len(own.letters), len(said.letters))
+    for length, of_length in known.items():
+        longer = max(length, len(said.letters))
         slips = int(longer * SLIPS_PER_LETTER)
-        # A slip mends one letter too many and one too few at most: that tells most names apart.
-        too_many, too_few = said.counts & ~own.counts, own.counts & ~said.counts
-        if max(too_many.bit_count(), too_few.bit_count()) > slips:
-            continue
-        found = edits(said.letters, own.letters)
-        if found <= slips:
-            changed = bool(too_many or too_few)  # letters swapped before letters changed
-            ranked.append((found / max(longer, 1), changed, own.name))
-    ranked.sort(key=lambda close: close[:2])
-    return tuple(name for _, _, name in ranked[:most])
+        shared = longer - slips  # at least: a slip costs one letter
+        for own in [own for own in of_length if (own.counts & said.counts).bit_count() >= shared]:
+            found = edits(said.letters, own.letters)
+            if found <= slips:
+                changed = own.counts != said.counts  # letters swapped before letters changed
+                ranked.append((found / max(longer, 1), changed, own.place, own.name))
+    return tuple(name for *_, name in sorted(ranked)[:most])
 
 
 def edits(a: str, b: str) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -165,7 +165,7 @@ def _host_index() -> Index[HostSheet]:
 
 
 @cache
-def _spellings() -> tuple[Spelling, ...]:
+def _spellings() -> Mapping[int, Sequence[Spelling]]:
     return spellings(label for sheet in _sheets() for label in sheet.labels)
 
 
