@@ -113,6 +113,9 @@ class Calibration:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_rates", {})
 
+    def __hash__(self) -> int:
+        return hash((self.fingerprint, self.engine, self.engine_version, self.created))
+
     @property
     def caution(self) -> str:
         """What was going on while it was made, in words to put after a speed; "" when the machine was quiet."""

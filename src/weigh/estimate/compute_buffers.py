@@ -115,13 +115,17 @@ def compute_bytes(graph: Graph, settings: Settings, cells: Cells) -> int:
 
     Source: llama-context.cpp `sched_reserve` and `graph_reserve`; llama-graph.cpp `build_attn_inp_kq_mask`.
     """
-    batch = largest_batch(graph, settings)
+    return _buffer_bytes(graph, largest_batch(graph, settings), cells)
+
+
+@lru_cache(maxsize=8192)
+def _buffer_bytes(graph: Graph, batch: Batch, cells: Cells) -> int:
     if not graph.cached:
         cells = Cells(batch.tokens, batch.tokens)
     sizes = mask_bytes(batch, cells)
     if graph.picking[0]:
         batch = batch._replace(scored=cells.full)
-    last = _last_readers(graph)
+    last = _last_readers(graph.layers)
     lasting = sum(sizes[sliding] for sliding, index in last.items() if index == len(graph.layers) - 1)
     passing = tuple(
         (index, sizes[sliding]) for sliding, index in last.items() if index < len(graph.layers) - 1
@@ -151,10 +155,9 @@ def mask_bytes(batch: Batch, cells: Cells) -> dict[bool, int]:
     }
 
 
-@lru_cache(maxsize=8192)
-def _last_readers(graph: Graph) -> dict[bool, int]:
+def _last_readers(layers: tuple[Layer, ...]) -> dict[bool, int]:
     """The last layer that reads the mask of full layers, and of sliding ones, where there are any."""
-    return {layer.sliding: i for i, layer in enumerate(graph.layers) if layer.sliding is not None}
+    return {layer.sliding: i for i, layer in enumerate(layers) if layer.sliding is not None}
 
 
 @lru_cache(maxsize=8192)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from weigh.engines.engine import Settings
+from weigh.estimate.calibration import Calibration
 from weigh.estimate.learned import Setup
-from weigh.estimate.memory import MemoryEstimate, max_context_tokens, memory
+from weigh.estimate.memory import MemoryEstimate, max_context_tokens, memory, with_context
 from weigh.estimate.placement import DeviceMemory, Placement
 from weigh.estimate.remembered import remembered
 from weigh.estimate.site import Site
@@ -23,8 +24,17 @@ def _work(spec: ModelSpec) -> Work:
 
 
 @remembered
-def _file_bytes(spec: ModelSpec) -> int:
-    return file_bytes(spec)
+def _calibrated(
+    spec: ModelSpec, calibration: Calibration, workload: Workload, settings: Settings, repacked_bytes: int
+) -> SpeedEstimate:
+    return speed(
+        _work(spec),
+        calibration,
+        workload,
+        settings,
+        file_bytes=spec.file_bytes or file_bytes(spec),
+        repacked_bytes=repacked_bytes,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +139,8 @@ def weigh(
         reserve_bytes: RAM to leave free; None for the site's default.
     """
     available = site.available_bytes(reserve_bytes)
-    workload = replace(workload, parallel=settings.parallel)
+    if workload.parallel != settings.parallel:
+        workload = replace(workload, parallel=settings.parallel)
     if site.target.gpus:
         return _placed(spec, settings, workload, site, available)
     process = memory(spec, settings, site.cpu_features)
@@ -191,14 +202,9 @@ def _speed(
     if not spec.generates:
         return None  # it writes no tokens; an encoder's pass over a text is not estimated
     if site.calibration is not None and not placement.on_gpu:
-        found = speed(
-            _work(spec),
-            site.calibration,
-            workload,
-            settings,
-            file_bytes=spec.file_bytes or _file_bytes(spec),
-            repacked_bytes=(process or memory(spec, settings, site.cpu_features)).repacked_bytes,
-        )
+        repacked_bytes = (process or memory(spec, settings, site.cpu_features)).repacked_bytes
+        # the room held for a context costs no time, so that settings which differ in it share a speed
+        found = _calibrated(spec, site.calibration, workload, with_context(settings, 0), repacked_bytes)
         if site.learned is None:
             return found
         return site.learned.correct(found, Setup.of(spec, settings, workload, site.calibration))

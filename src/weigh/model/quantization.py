@@ -570,10 +570,12 @@ def file_bytes(spec: ModelSpec, *, header_bytes: int | None = None) -> int:
     Args:
         header_bytes: of a file of the same model, which its quantized files repeat; instead of the estimate.
     """
-    data = sum(g.count * _aligned(g.tensor_bytes) for g in spec.tensors)
+    data = tensors = 0
+    for group in spec.tensors:
+        data += group.count * _aligned(group.tensor_bytes)
+        tensors += group.count
     if header_bytes is None:
-        infos = sum(g.count for g in spec.tensors) * _TENSOR_INFO_BYTES
-        header_bytes = infos + _METADATA_BYTES + spec.vocab * _token_bytes(spec)
+        header_bytes = tensors * _TENSOR_INFO_BYTES + _METADATA_BYTES + spec.vocab * _token_bytes(spec)
     return data + _aligned(header_bytes)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import prod
 from pathlib import Path
 from typing import TypeAlias
 
@@ -42,25 +43,22 @@ class TensorGroup:
     @property
     def elements(self) -> int:
         """Weights of one tensor."""
-        total = 1
-        for n in self.shape:
-            total *= n
-        return total
+        return prod(self.shape)
 
     @property
     def tensor_bytes(self) -> int:
         """Bytes of one tensor: whole blocks, row by row, and what lies beside them."""
         if not self.shape or 0 in self.shape:
             return 0
-        return self.type.row_bytes(self.shape[0]) * (self.elements // self.shape[0]) + self.extra_bytes
+        return self.type.row_bytes(self.shape[0]) * prod(self.shape[1:]) + self.extra_bytes
 
     @property
     def total_elements(self) -> int:
-        return self.elements * self.count
+        return prod(self.shape) * (len(self.layers) or 1)
 
     @property
     def total_bytes(self) -> int:
-        return self.tensor_bytes * self.count
+        return self.tensor_bytes * (len(self.layers) or 1)
 
     @property
     def experts(self) -> int:
