@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from weigh.model.spec import ModelSpec
 
 MOST_REMEMBERED = 4096  # the catalog in a dozen quantizations
 
-P = ParamSpec("P")
+Arguments = TypeVarTuple("Arguments")
 T = TypeVar("T")
 
 
-def remembered(make: Callable[Concatenate[ModelSpec, P], T]) -> Callable[Concatenate[ModelSpec, P], T]:
-    """Calls `make` once for each model and further arguments, which have to be hashable and given by place.
+def remembered(make: Callable[[ModelSpec, *Arguments], T]) -> Callable[[ModelSpec, *Arguments], T]:
+    """Calls `make` once for each model and further arguments, which have to be hashable.
 
     A model counts by identity: it holds a mapping and cannot be hashed. Its entry keeps it alive, so that no
     other can come to have the same identity.
     """
     known: dict[Hashable, tuple[ModelSpec, T]] = {}
 
-    @wraps(make)
-    def remembering(spec: ModelSpec, *args: P.args, **kwargs: P.kwargs) -> T:
-        key = (id(spec), args)
+    def remembering(spec: ModelSpec, *arguments: *Arguments) -> T:
+        key = (id(spec), arguments)
         found = known.get(key)
         if found is None:
             if len(known) >= MOST_REMEMBERED:
                 known.clear()
-            found = known[key] = spec, make(spec, *args, **kwargs)
+            found = known[key] = spec, make(spec, *arguments)
         return found[1]
 
     return remembering
