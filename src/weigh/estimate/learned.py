@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from operator import mul
 from typing import NamedTuple
 
 from weigh.engines.engine import Settings
@@ -105,9 +106,9 @@ class Lesson:
     prefill: Miss | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Learned:
-    """What the runs of this machine and engine version teach; newest first."""
+    """What the runs of this machine and engine version teach; newest first. Compared by identity."""
 
     lessons: tuple[Lesson, ...]
 
@@ -125,11 +126,12 @@ class Learned:
         """Decode, prefill and the first token as they should have been estimated; the rest as it was."""
         decode = self._decode.at(_Place.decode(setup))
         prefill = self._prefill.at(_Place.prefill(setup))
-        return replace(
-            speed,
-            decode_tokens_per_s=decode.of_rate(speed.decode_tokens_per_s),
+        return SpeedEstimate(
             prefill_tokens_per_s=prefill.of_rate(speed.prefill_tokens_per_s),
+            decode_tokens_per_s=decode.of_rate(speed.decode_tokens_per_s),
             ttft_s=prefill.of_time(speed.ttft_s),
+            load_s=speed.load_s,
+            load_cold_s=speed.load_cold_s,
         )
 
 
@@ -280,9 +282,9 @@ class _Effects:
 
     def _correction(self, place: _Place) -> Correction:
         shared = _solved(self._root, [self._prior * _likeness(place, other) for other in self._places])
-        shift = sum(s * w for s, w in zip(shared, self._whitened, strict=True))
+        shift = _dot(shared, self._whitened)
         before, noise = self._prior * _variance(place), self._noise**2
-        left = max(before - sum(s * s for s in shared), 0.0)
+        left = max(before - _dot(shared, shared), 0.0)
         width = math.sqrt(self._scatter * (left + noise) / (before + noise))
         return Correction(shift, width, _Z80 * self._noise)
 
@@ -293,9 +295,9 @@ def _cholesky(matrix: list[list[float]]) -> list[list[float]]:
     for number, row in enumerate(matrix):
         made: list[float] = []
         for column in range(number):
-            above = sum(a * b for a, b in zip(made, root[column], strict=False))
+            above = _dot(made, root[column])
             made.append((row[column] - above) / root[column][column])
-        made.append(math.sqrt(row[number] - sum(a * a for a in made)))
+        made.append(math.sqrt(row[number] - _dot(made, made)))
         root.append(made)
     return root
 
@@ -304,5 +306,11 @@ def _solved(root: list[list[float]], right: Sequence[float]) -> list[float]:
     """`x` of `root x = right`, by forward substitution."""
     found: list[float] = []
     for row, value in zip(root, right, strict=True):
-        found.append((value - sum(a * b for a, b in zip(row, found, strict=False))) / row[-1])
+        found.append((value - _dot(row, found)) / row[-1])
+    return found
+
+
+def _dot(one: Sequence[float], other: Sequence[float]) -> float:
+    """Sum of products as far as both go; this is where the time is spent."""
+    found: float = sum(map(mul, one, other))
     return found

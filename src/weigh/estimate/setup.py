@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from weigh.engines.engine import Settings
 from weigh.estimate.calibration import Calibration
-from weigh.estimate.learned import Setup
+from weigh.estimate.learned import Learned, Setup
 from weigh.estimate.memory import MemoryEstimate, max_context_tokens, memory, with_context
 from weigh.estimate.placement import DeviceMemory, Placement
 from weigh.estimate.remembered import remembered
@@ -25,9 +25,14 @@ def _work(spec: ModelSpec) -> Work:
 
 @remembered
 def _calibrated(
-    spec: ModelSpec, calibration: Calibration, workload: Workload, settings: Settings, repacked_bytes: int
+    spec: ModelSpec,
+    calibration: Calibration,
+    learned: Learned | None,
+    workload: Workload,
+    settings: Settings,
+    repacked_bytes: int,
 ) -> SpeedEstimate:
-    return speed(
+    found = speed(
         _work(spec),
         calibration,
         workload,
@@ -35,6 +40,7 @@ def _calibrated(
         file_bytes=spec.file_bytes or file_bytes(spec),
         repacked_bytes=repacked_bytes,
     )
+    return learned.correct(found, Setup.of(spec, settings, workload, calibration)) if learned else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +210,8 @@ def _speed(
     if site.calibration is not None and not placement.on_gpu:
         repacked_bytes = (process or memory(spec, settings, site.cpu_features)).repacked_bytes
         # the room held for a context costs no time, so that settings which differ in it share a speed
-        found = _calibrated(spec, site.calibration, workload, with_context(settings, 0), repacked_bytes)
-        if site.learned is None:
-            return found
-        return site.learned.correct(found, Setup.of(spec, settings, workload, site.calibration))
+        any_context = with_context(settings, 0)
+        return _calibrated(spec, site.calibration, site.learned, workload, any_context, repacked_bytes)
     if site.target.probed and not placement.on_gpu:
         return None  # this machine can be measured; nothing is guessed of it
     from weigh.estimate.device_speed import placed_speed
