@@ -166,10 +166,18 @@ _graphs: dict[object, Graph] = {}  # by shape: the recipes of one model share a 
 
 
 def _layers(spec: ModelSpec) -> tuple[Layer, ...]:
-    by_layer = _roles(spec)
-    mixer_of = {layer: mixer for mixer in spec.mixers for layer in mixer.layers}
     iswa = any(m.kind is MixerKind.SLIDING for m in spec.mixers)
-    return tuple(_layer(spec, by_layer[i], mixer_of[i], iswa) for i in range(spec.layers))
+    mixer_of = {layer: number for number, mixer in enumerate(spec.mixers) for layer in mixer.layers}
+    made: dict[tuple[int, tuple[int, ...]], Layer] = {}  # most layers are alike
+    layers = []
+    for layer, tensors in enumerate(_tensors(spec)):
+        kind = mixer_of[layer], tuple(tensors)
+        if kind not in made:
+            groups = (spec.tensors[number] for number in tensors)
+            roles = {group.name.removeprefix("blk.{}."): group.shape for group in groups}
+            made[kind] = _layer(spec, roles, spec.mixers[kind[0]], iswa)
+        layers.append(made[kind])
+    return tuple(layers)
 
 
 def _graph(spec: ModelSpec) -> Graph:
@@ -205,14 +213,13 @@ def _inputs(tensor: TensorGroup, spec: ModelSpec) -> int:
     return spec.experts_used if tensor.name.endswith("ffn_down_exps.weight") else 1
 
 
-def _roles(spec: ModelSpec) -> list[dict[str, tuple[int, ...]]]:
-    """For every layer, its tensors' shapes by role (`attn_q.weight`)."""
-    by_layer: list[dict[str, tuple[int, ...]]] = [{} for _ in range(spec.layers)]
-    for tensor in spec.tensors:
-        role = tensor.name.removeprefix("blk.{}.")
+def _tensors(spec: ModelSpec) -> list[list[int]]:
+    """For every layer, which of the spec's tensors it has."""
+    by_layer: list[list[int]] = [[] for _ in range(spec.layers)]
+    for number, tensor in enumerate(spec.tensors):
         for layer in tensor.layers:
             if layer < spec.layers:
-                by_layer[layer][role] = tensor.shape
+                by_layer[layer].append(number)
     return by_layer
 
 

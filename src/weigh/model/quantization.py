@@ -572,8 +572,9 @@ def file_bytes(spec: ModelSpec, *, header_bytes: int | None = None) -> int:
     """
     data = tensors = 0
     for group in spec.tensors:
-        data += group.count * _aligned(group.tensor_bytes)
-        tensors += group.count
+        count = group.count
+        data += count * _aligned(group.tensor_bytes)
+        tensors += count
     if header_bytes is None:
         header_bytes = tensors * _TENSOR_INFO_BYTES + _METADATA_BYTES + spec.vocab * _token_bytes(spec)
     return data + _aligned(header_bytes)
