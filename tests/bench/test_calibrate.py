@@ -18,7 +18,9 @@ from weigh.bench import calibrate as module
 from weigh.bench import probes
 from weigh.bench.calibrate import calibrate
 from weigh.bench.here import here
+from weigh.bench.turns import Driven
 from weigh.engines import default_engine
+from weigh.engines.engine import Session
 from weigh.estimate.calibration import Calibration
 from weigh.machine import probe
 from weigh.store import Store
@@ -29,8 +31,15 @@ PROBLEM = "other programs took 50% of the processors' time"
 
 @pytest.fixture(scope="module")
 def small_probes() -> Iterator[None]:
-    """Everything that is run has layers and vocabularies of the least size that still runs."""
-    mixture = probes.mixture
+    """Everything that is run has the least size that still runs, and a few tokens to write."""
+    dense, mixture = probes.dense, probes.mixture
+    narrow = {"hidden": 512, "feed_forward": 1024, "heads": 4, "kv_heads": 2}
+
+    def narrow_layers(name: str, kind: Any, **widths: Any) -> Any:
+        return dense(name, kind, **{**narrow, **widths})
+
+    def few_tokens(session: Session, vocab: int, prompt: int, output: int, *rest: int) -> Driven:
+        return Driven(session, vocab, prompt, min(output, 6), *rest)
 
     def few_experts(name: str, kind: Any, *, layers: int, experts: int) -> Any:
         return mixture(name, kind, layers=2, experts=8)
@@ -44,8 +53,9 @@ def small_probes() -> Iterator[None]:
         patch.setattr(module, "FORMATS", (module.FORMATS[0][:3], *module.FORMATS[1:]))
         patch.setattr(module, "DEPTH_TOKENS", 128)
         patch.setattr(module, "EXPERTS_PROMPT_TOKENS", 32)
-        patch.setattr(module, "PROMPT_TOKENS", 16)
         patch.setattr(module, "shortened", one_layer)
+        patch.setattr(module, "Driven", few_tokens)
+        patch.setattr(probes, "dense", narrow_layers)
         patch.setattr(probes, "mixture", few_experts)
         patch.setattr(probes, "LARGE_VOCAB", 8192)
         yield
