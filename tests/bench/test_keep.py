@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from tests.tiny_models import tiny_llama
-from weigh.bench.drive import drive, relative_spread
 from weigh.bench.here import Here, here, scratch_folder
 from weigh.bench.keep import keep
+from weigh.bench.turns import Driven, in_turns
 from weigh.engines.engine import Limits, Settings
 from weigh.estimate.setup import SetupEstimate, weigh
 from weigh.estimate.speed import Workload
@@ -29,22 +29,19 @@ def run_it(estimated: SetupEstimate, at: Here, kind: Kind = Kind.TEST_DRIVEN) ->
         synthetic_file(estimated.spec, scratch_folder()) as file,
         at.engine.start(file, estimated.settings, Limits()) as session,
     ):
-        seen = drive(
-            session,
-            vocab=estimated.spec.vocab,
-            prompt_tokens=estimated.workload.prompt_tokens,
-            output_tokens=estimated.workload.output_tokens,
-            repetitions=2,
-        )
+        asked = estimated.workload
+        driven = Driven(session, estimated.spec.vocab, asked.prompt_tokens, asked.output_tokens)
+        (seen,) = in_turns([driven], rounds=2)
+    assert seen.memory is not None
     return keep(
         estimated,
         at,
         kind,
-        decode_tokens_per_s=[one.decode_tokens_per_s for one in seen.decodes],
-        prefill_tokens_per_s=[one.prefill_tokens_per_s for one in seen.prefills],
+        decode_tokens_per_s=[1 / step for step in seen.step_medians_s],
+        prefill_tokens_per_s=[asked.prompt_tokens / seconds for seconds in seen.prefills_s],
         load_s=[seen.load_s],
         peak_memory_bytes=[seen.memory.peak_bytes],
-        noise=relative_spread(seen.step_times_s),
+        noise=seen.spread,
     )
 
 

@@ -107,6 +107,38 @@ def test_try_runs_the_engine_and_remembers(
     assert "decode tokens/s" in out
 
 
+def test_values_between_commas_are_tried_one_after_another(
+    capsys: pytest.CaptureFixture[str], calibrated: Here, store: Store, small_file: Path
+) -> None:
+    arguments = ["--output", "4", "--prompt", "16,32", "--threads", "1,2", "--kv-type", "q8_0"]
+    found = answer(capsys, "try", str(small_file), *arguments)["trials"]
+    assert [(one["workload"]["prompt_tokens"], one["settings"]["threads"]) for one in found] == [
+        (16, 1),
+        (16, 2),
+        (32, 1),
+        (32, 2),
+    ]
+    assert len(runs(store)) == 4
+    code, out, _ = ask(capsys, "try", str(small_file), *arguments)
+    assert code == 0
+    assert "threads" in out
+    assert "sequences" not in out  # it is the same in all
+    code, _, err = ask(capsys, "try", str(small_file), "--threads", ",".join(map(str, range(1, 66))))
+    assert code == 2
+    assert "65 combinations" in err
+    code, _, err = ask(capsys, "try", str(small_file), "--prompt", "16,x")
+    assert code == 2
+
+
+def test_a_model_that_does_not_fit_is_told_from_short_ones(
+    capsys: pytest.CaptureFixture[str], calibrated: Here, store: Store
+) -> None:
+    code, out, _ = ask(capsys, "try", "qwen3-235b-a22b:IQ2_XS", "--prompt", "32", "--output", "4")
+    assert code == 1
+    assert "does not fit here" in out
+    assert "of its 94 layers" in out
+
+
 def test_the_engine_can_be_asked(
     capsys: pytest.CaptureFixture[str], calibrated: Here, small_file: Path
 ) -> None:
@@ -117,9 +149,6 @@ def test_the_engine_can_be_asked(
 
 def test_what_does_not_fit_ends_in_one(capsys: pytest.CaptureFixture[str], calibrated: Here) -> None:
     code, out, _ = ask(capsys, "fit", "deepseek-v3:Q8_0")
-    assert code == 1
-    assert "does not fit" in out
-    code, out, _ = ask(capsys, "try", "deepseek-v3:Q8_0")
     assert code == 1
     assert "does not fit" in out
 
@@ -253,7 +282,9 @@ def test_ctrl_c_during_a_test_drive_leaves_nothing_behind(
     calibrated: Here, small_file: Path, tmp_path: Path
 ) -> None:
     cache = Path(os.environ["XDG_CACHE_HOME"])
-    run = _weigh("try", "llama-3.2-1b:Q4_K_M", "--output", "2000", "--prompt", "2000", "--context", "8k")
+    run = _weigh(
+        "try", "llama-3.2-1b:Q4_K_M", "--full", "--output", "2000", "--prompt", "2000", "--context", "8k"
+    )
     deadline = time.monotonic() + 60
     while not list(cache.rglob("*.gguf")) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -20,8 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from weigh.bench import probes
-from weigh.bench.drive import Progress
-from weigh.bench.turns import Driven, Seen, in_turns
+from weigh.bench.turns import Driven, Progress, Seen, in_turns
 from weigh.engines.engine import Engine, Limits, Settings
 from weigh.estimate.calibration import Calibration, FormatRate, StateRate, ThreadRate
 from weigh.estimate.graph import Form

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from weigh.engines import default_engine
+from weigh.engines import default_engine, engine_named
 from weigh.errors import EngineMissing
 from weigh.estimate.site import Site
 from weigh.machine import Machine, models_folder, probe
@@ -38,6 +38,18 @@ class Here(Site):
     def on_host(self) -> Here:
         """This machine without its GPUs: where engines are measured."""
         return replace(self, target=replace(self.target, gpus=()))
+
+    def under(self, engine: str) -> Here:
+        """With another engine, known by name; what was learned of the first one's speed says nothing of it.
+
+        Raises:
+            EngineMissing: it is not installed.
+            UnknownName: no such engine.
+        """
+        if self.engine is not None and engine == self.engine.name:
+            return self
+        other = engine_named(engine)
+        return replace(self, engine=other, engine_version=other.version(), learned=None)
 
 
 def scratch_folder() -> Path:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from weigh.estimate.serving import Served
 from weigh.estimate.speed import FORMULA_VERSION
 from weigh.store import Store
 from weigh.store.ledger import record
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def keep(
-    estimated: SetupEstimate,
+    estimated: SetupEstimate | Served,
     here: Here,
     kind: Kind,
     *,
@@ -35,7 +36,8 @@ def keep(
         estimated: made before the run, by earlier runs corrected or not; both are kept.
         noise: relative 80 % half-width of single decode steps.
     """
-    calibration, settings, workload = estimated.site.calibration, estimated.settings, estimated.workload
+    calibration = None if isinstance(estimated, Served) else estimated.site.calibration
+    settings, workload = estimated.settings, estimated.workload
     memory = estimated.peak_memory_bytes
     run = Run(
         when_unix_s=time.time(),
@@ -71,8 +73,10 @@ def keep(
 
 
 def _beside(
-    estimated: SetupEstimate, samples: Sequence[float], of: Callable[[SpeedEstimate], Figure]
+    estimated: SetupEstimate | Served, samples: Sequence[float], of: Callable[[SpeedEstimate], Figure]
 ) -> Quantity:
+    if isinstance(estimated, Served):  # none is estimated of an engine that is not calibrated
+        return Quantity(_told(samples))
     shown, uncorrected = estimated.speed, estimated.uncorrected_speed
     return Quantity(_told(samples), of(shown) if shown else None, of(uncorrected) if uncorrected else None)
 

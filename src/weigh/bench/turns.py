@@ -1,15 +1,21 @@
-"""Several loaded models run in turns, so that a machine that drifts meanwhile drifts for all of them alike."""
+"""Run loaded models in turns, so that a machine that drifts meanwhile drifts for all of them alike.
+
+Prefill and decode are run apart, as llama-bench does: pp `prompt_tokens`, tg `output_tokens`, both at depth.
+"""
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Thread
 
-from weigh.bench.drive import prompt_ids, relative_spread
 from weigh.engines.engine import Generation, ProcessMemory, Session
+
+Progress = Callable[[str, float], None]
+"""Told what is being done and how much of it is done, 0 to 1."""
 
 LEAST_ROUNDS = 2
 
@@ -36,7 +42,12 @@ class Driven:
 
 @dataclass
 class Seen:
-    """What one model did over all its turns: seconds by the engine's clock."""
+    """What one model did over all its turns: seconds by the engine's clock.
+
+    Attributes:
+        prefills_s: of prompts that found what lies before them in the cache. A model whose state cannot be
+            wound back computes that anew each time, and has none at depth.
+    """
 
     load_s: float
     prefills_s: list[float] = field(default_factory=list)
@@ -67,6 +78,20 @@ class Seen:
     def prefill_drift(self) -> float:
         """Likewise of prefills."""
         return _half_range(self.prefills_s)
+
+
+def prompt_ids(vocab: int, tokens: int, seed: int) -> list[int]:
+    """Token ids drawn from the plain part of the vocabulary: past the bytes, before the special ones."""
+    draw = random.Random(seed)
+    return [draw.randrange(min(256, vocab // 2), vocab - 8) for _ in range(tokens)]
+
+
+def relative_spread(samples: Sequence[float]) -> float:
+    """Half the 10th-to-90th percentile range over the median: the relative 80 % half-width."""
+    if len(samples) < 3:
+        return 0.1
+    tenths = statistics.quantiles(samples, n=10)
+    return (tenths[8] - tenths[0]) / 2 / statistics.median(samples)
 
 
 def _half_range(samples: Sequence[float]) -> float:
@@ -108,7 +133,9 @@ def _turn(model: Driven, seen: Seen, number: int) -> None:
     past, reuse = _past(model), bool(model.depth_tokens)
     if model.prompt_tokens:
         prompt = prompt_ids(model.vocab, model.prompt_tokens, seed=2 * number + 1)
-        seen.prefills_s.append(model.session.generate([*past, *prompt], 1, reuse_cache=reuse).prefill_s)
+        run = model.session.generate([*past, *prompt], 1, reuse_cache=reuse)
+        if run.cached_tokens >= model.depth_tokens:
+            seen.prefills_s.append(run.prefill_s)
     if model.output_tokens:
         start = prompt_ids(model.vocab, 1, seed=2 * number + 2)
         steps = _steps_s(model, [*past, *start], reuse)

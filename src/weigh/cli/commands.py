@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from weigh.model.ggml_types import GgmlType
 
 _NO = 1
+_MOST_TRIALS = 64
 
 
 def _answer(as_json: bool, document: Callable[[Any], Any], screen: Callable[[Any], None]) -> None:
@@ -494,51 +495,84 @@ def devices(name: str | None, as_json: bool) -> int:
 
 @click.command(name="try")
 @click.argument("model")
-@click.option("--context", type=options.Tokens(), help="Tokens of context per sequence (default: 4096).")
-@options.workload
-@options.parallel
+@options.sweep
 @options.reserve
 @click.option(
-    "--repetitions", type=click.IntRange(1, 100), default=2, show_default=True, help="Runs of each kind."
+    "--engine",
+    type=click.Choice(["llama.cpp", "transformers", "vllm"]),
+    default="llama.cpp",
+    show_default=True,
+    help="What to run it on.",
 )
+@click.option(
+    "--full/--short",
+    default=None,
+    help="All of the model, or short ones of its shapes (default: short where all would take over 30 s).",
+)
+@click.option("--repetitions", type=click.IntRange(1, 100), help="Runs of the whole model (default: 2).")
 @options.no_calibrate
 @options.as_json
 def try_(
     model: str,
-    context: int | None,
-    prompt: int,
+    context: tuple[int, ...] | None,
+    prompt: tuple[int, ...],
     output: int,
-    depth: int,
-    parallel: int,
-    kv_type: GgmlType,
+    depth: tuple[int, ...],
+    kv_type: tuple[GgmlType, ...],
+    parallel: tuple[int, ...],
+    threads: tuple[int, ...] | None,
     reserve: int | None,
-    repetitions: int,
+    engine: str,
+    full: bool | None,
+    repetitions: int | None,
     no_calibrate: bool,
     as_json: bool,
 ) -> int:
     """Test-drive MODEL here: the real engine on weights of the true shapes, nothing downloaded.
 
-    A file of the user's own is run as it is. The estimate made before stands beside what was measured.
+    Where running all of it would take long, or it does not fit, short models of its layers are run in turns
+    and the whole is told from them. A file of the user's own is run as it is. The estimate made before stands
+    beside what came out. Options with several values between commas are tried one after another. Exit code 1
+    when it does not fit here; its speeds are then those it would have if it did.
     """
-    from weigh.bench.trial import expected_seconds, run_trial
-    from weigh.estimate.setup import weigh
+    from itertools import product
+
+    from weigh.bench.trial import Trial, choose_way, run_trial
+    from weigh.errors import BadInput
+    from weigh.estimate.serving import STORED, serve
     from weigh.model.resolve import resolve
 
-    spec = resolve(model)
-    settings, workload = options.settings_and_workload(
-        context=context, prompt=prompt, output=output, depth=depth, parallel=parallel, kv_type=kv_type
-    )
-    with _here(calibrate=not no_calibrate) as here:
-        found = weigh(spec, here.on_host, settings, workload, reserve_bytes=reserve)
-        if not found.fits:
-            _answer(
-                as_json, lambda d: d.fit_document(found, None), lambda s: s.show_fit(found, None, asked=model)
-            )
-            return _NO
-        with _progress(f"Test-driving {spec.name}", expected_seconds(found, repetitions)) as progress:
-            result = run_trial(found, here, repetitions=repetitions, progress=progress)
-        _answer(as_json, lambda d: d.trial_document(result), lambda s: s.show_trial(result))
-    return 0
+    spec = resolve(model, checkpoint=engine in STORED)
+    asked = [
+        options.settings_and_workload(
+            context=tokens, prompt=p, output=output, depth=d, kv_type=kv, parallel=sequences, threads=t
+        )
+        for tokens, p, d, kv, sequences, t in product(
+            context or (None,), prompt, depth, kv_type, parallel, threads or (None,)
+        )
+    ]
+    if len(asked) > _MOST_TRIALS:
+        raise BadInput(
+            f"{len(asked)} combinations would be tried, one after another",
+            hint=f"at most {_MOST_TRIALS}; ask for fewer values",
+        )
+    found: list[Trial] = []
+    with _here(calibrate=not no_calibrate) as machine:
+        here = machine.on_host if engine == "llama.cpp" else machine.on_host.under(engine)
+        estimates = [
+            serve(engine, spec, here, settings, workload, reserve_bytes=reserve)
+            for settings, workload in asked
+        ]
+        try:
+            for number, estimate in enumerate(estimates, start=1):
+                way = choose_way(estimate, here, full=full, repetitions=repetitions)
+                count = f" ({number} of {len(asked)})" if len(asked) > 1 else ""
+                with _progress(f"Test-driving {spec.name}{count}", way.seconds) as progress:
+                    found.append(run_trial(estimate, here, way, repetitions=repetitions, progress=progress))
+        finally:  # Ctrl-C keeps what is done
+            if found:
+                _answer(as_json, lambda d: d.trials_document(found), lambda s: s.show_trials(found))
+    return 0 if all(one.estimate.fits for one in found) else _NO
 
 
 @click.command()

@@ -501,27 +501,34 @@ def answer_document(site: Site, answer: Answer) -> Document:
     }
 
 
-def trial_document(result: Trial) -> Document:
-    speed = result.estimate.speed
-    estimated = speed_document(speed) or {}
-    uncorrected = speed_document(result.estimate.uncorrected_speed) or {}
+def trials_document(trials: Sequence[Trial]) -> Document:
+    documents = [_trial_document(trial) for trial in trials]
+    return documents[0] if len(documents) == 1 else {"trials": documents}
+
+
+def _trial_document(result: Trial) -> Document:
+    from weigh.estimate.serving import Served
+
+    estimate = result.estimate
+    before = None if isinstance(estimate, Served) else estimate.uncorrected_speed
+    uncorrected = speed_document(before) or {}
+    settings = asdict(estimate.settings)
     return {
-        "model": result.estimate.spec.name,
-        "quantization": result.estimate.spec.quantization,
+        "model": estimate.spec.name,
+        "quantization": estimate.spec.quantization,
         "engine": {"name": result.engine, "version": result.engine_version, "command": list(result.command)},
-        "workload": asdict(result.estimate.workload),
-        "estimated": {
-            **{key: estimated.get(key) for key in ("load_s", "prefill_tokens_per_s", "decode_tokens_per_s")},
-            "peak_memory_bytes": result.estimate.peak_memory_bytes.to_json(),
-        },
+        "settings": settings | {key: settings[key].name for key in ("kv_type_k", "kv_type_v")},
+        "workload": asdict(estimate.workload),
+        "fits": estimate.fits,
+        "estimated": {one.name: one.estimated and one.estimated.to_json() for one in result.compared},
         "uncorrected": {key: uncorrected.get(key) for key in ("prefill_tokens_per_s", "decode_tokens_per_s")},
-        "measured": {
-            "load_s": result.load_s.to_json(),
-            "prefill_tokens_per_s": result.prefill_tokens_per_s.to_json(),
-            "decode_tokens_per_s": result.decode_tokens_per_s.to_json(),
-            "peak_memory_bytes": result.peak_memory_bytes.to_json(),
-        },
+        "kind": str(result.kind),
+        "measured": {one.name: one.found and one.found.to_json() for one in result.compared},
+        "layers_run": list(result.shorts),
+        "took_s": result.took_s,
+        "took_bytes": result.took_bytes,
         "noise": result.noise,
+        "problems": list(result.problems),
     }
 
 

@@ -68,6 +68,22 @@ class KvType(click.ParamType["GgmlType"]):
         return GgmlType[value.upper()]
 
 
+class Each(click.ParamType[tuple[Any, ...]]):
+    """Values of one type between commas, to be tried one after another."""
+
+    def __init__(self, one: click.ParamType[Any]) -> None:
+        self._one = one
+        self.name = f"{one.name}[,{one.name}…]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        if isinstance(value, tuple):
+            return value
+        texts = [text.strip() for text in value.split(",")]
+        return tuple(dict.fromkeys(self._one.convert(text, param, ctx) for text in texts))
+
+
 class Years(click.ParamType[float]):
     """A lifetime such as `3y`, `3` or `18m`."""
 
@@ -135,6 +151,34 @@ parallel = click.option(
     "--parallel", type=click.IntRange(1, 1024), default=1, show_default=True, help="Sequences at once."
 )
 
+
+sweep = _together(
+    click.option("--context", type=Each(Tokens()), help="Tokens of context per sequence (default: 4096)."),
+    click.option("--prompt", type=Each(Tokens()), default="512", show_default=True, help="Prompt tokens."),
+    click.option("--output", type=Tokens(), default=128, show_default=True, help="Output tokens."),
+    click.option(
+        "--depth",
+        type=Each(Tokens(zero=True)),
+        default="0",
+        show_default=True,
+        help="Tokens already in the context.",
+    ),
+    click.option(
+        "--kv-type",
+        type=Each(KvType()),
+        default="F16",
+        show_default=True,
+        help="Number format of the KV cache.",
+    ),
+    click.option(
+        "--parallel",
+        type=Each(click.IntRange(1, 1024)),
+        default="1",
+        show_default=True,
+        help="Sequences at once.",
+    ),
+    click.option("--threads", type=Each(click.IntRange(1, 4096)), help="Threads (default: all cores)."),
+)
 
 engine = click.option(
     "--engine",
@@ -222,7 +266,14 @@ def _described(vram: int | None, bandwidth: float | None, ram: int | None) -> Ta
 
 
 def settings_and_workload(
-    *, context: int | None, prompt: int, output: int, depth: int, parallel: int, kv_type: GgmlType
+    *,
+    context: int | None,
+    prompt: int,
+    output: int,
+    depth: int,
+    parallel: int,
+    kv_type: GgmlType,
+    threads: int | None = None,
 ) -> tuple[Settings, Workload]:
     """What the options ask for; the context grows to hold the workload when none is named.
 
@@ -243,5 +294,6 @@ def settings_and_workload(
         parallel=parallel,
         kv_type_k=kv_type,
         kv_type_v=kv_type,
+        threads=threads,
     )
     return settings, Workload(prompt, output, depth, parallel)

@@ -1,28 +1,29 @@
 """The whole model's time from runs of shortened ones.
 
-A time is a sum of parts: what is fixed, the output matrix, and the layers of each kind. The calibrated formula
-gives every part of a short model and of the whole one. Each part's true cost is the formula's times a factor
-nobody knows; runs of short models tell the factors, and the factors tell the whole model's time:
+A time is a sum of parts: what is fixed, the output matrix, and of the layers of each kind their weights and
+their reading of the cache. The calibrated formula gives every part of a short model and of the whole one. Each
+part's true cost is the formula's times a factor nobody knows; runs of short models tell the factors, and the
+factors tell the whole model's time:
 
     t(run) = sum over parts of  formula(run, part) x factor(part)  + noise
 
 The factors have a prior: they share most of their error (a machine that is slower today is slower in all), and
 each has some of its own. Two runs that differ in layers then fix the cost of a layer and what is fixed, and the
 formula only weighs kinds of layers against each other where the runs hold them in other shares than the whole
-model. The posterior's spread is the interval.
+model, and brings prompts and depths that were too long to run. The posterior's spread is the interval.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from weigh.engines.engine import Settings
-from weigh.estimate.calibration import Calibration
-from weigh.estimate.speed import Workload, decode_step_s, prefill_s
+from weigh.estimate.calibration import Calibration, FormatRate
+from weigh.estimate.speed import Workload, decode_step_s, load_s, prefill_s
 from weigh.estimate.work import Work, work
 from weigh.model.spec import MixerKind, ModelSpec
 
@@ -30,10 +31,44 @@ Parts = Mapping[str, float]
 """Seconds by part, as the formula has them."""
 
 FIXED, OUTPUT = "fixed", "output"
+CACHE = ", cache"
+ROUTED = ", experts"
 SHARED_ERROR = 0.5  # standard deviations of the factors: what all parts have in common,
 OWN_ERROR = 0.15  # what a kind of layer and the output matrix have of their own,
+EXPERTS_ERROR = 0.30  # layers with experts, which are small matrices and gathered,
+STATE_ERROR = 0.40  # layers that carry a state,
+CACHE_ERROR = 0.30  # and attention over the cache,
 FIXED_ERROR = 1.0  # and what is fixed, which is small and known least
+UNKNOWN_ERROR = 3.0  # of what all have in common, where the formula is another engine's or machine's
 NORMAL_80 = 1.2816  # standard deviations either side that hold 80 % of a normal distribution
+
+
+# An ordinary processor in round figures. Runs of short models set its level; only its proportions count.
+PROPORTIONS = Calibration(
+    engine="",
+    engine_version="",
+    fingerprint="",
+    threads=1,
+    created="",
+    formats={"Q4_K": FormatRate(15e9, 100e9, 0.3), "Q8_0": FormatRate(20e9, 100e9, 0.3)}
+    | dict.fromkeys(("F16", "BF16"), FormatRate(20e9, 100e9, 0.3)),
+    expert_decode=0.8,
+    expert_prefill=0.6,
+    layer_s=50e-6,
+    token_s=100e-6,
+    vocab_s=10e-9,
+    decode_attention_flops_per_s=20e9,
+    prefill_attention_flops_per_s=60e9,
+    load_bytes_per_s=2e9,
+    repack_bytes_per_s=1e9,
+    load_fixed_s=0.1,
+    load_vocab_s=2e-6,
+    read_bytes_per_s=None,
+    check_decode=1.0,
+    check_prefill=1.0,
+    noise=0.1,
+    took_s=0.0,
+)
 
 
 class LayerKind(NamedTuple):
@@ -77,7 +112,7 @@ def part_names(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Layers by the name of their part. A model and its shortened ones call the same kinds alike."""
     names: dict[str, tuple[int, ...]] = {}
     for kind, layers in layer_kinds(spec).items():
-        name = f"{kind.mixer}, {'experts' if kind.routed else 'dense'}"
+        name = f"{kind.mixer}{ROUTED if kind.routed else ', dense'}"
         number = sum(other.startswith(name) for other in names)
         names[f"{name} {number + 1}" if number else name] = layers
     return names
@@ -92,14 +127,7 @@ def decode_parts(spec: ModelSpec, calibration: Calibration, workload: Workload, 
             todo, calibration, cached_tokens=cached, sequences=workload.parallel, settings=settings
         )
 
-    blank = calibration.token_s
-    parts = {
-        name: step_s(work(spec, layers, outside=False)) - blank for name, layers in part_names(spec).items()
-    }
-    outside = step_s(work(spec, ()))
-    parts[FIXED] = blank + workload.parallel * calibration.vocab_s * spec.vocab
-    parts[OUTPUT] = outside - parts[FIXED]
-    return parts
+    return _parts(spec, step_s, calibration, workload.parallel * calibration.vocab_s * spec.vocab)
 
 
 def prefill_parts(spec: ModelSpec, calibration: Calibration, workload: Workload, settings: Settings) -> Parts:
@@ -109,13 +137,28 @@ def prefill_parts(spec: ModelSpec, calibration: Calibration, workload: Workload,
         tokens, depth = workload.prompt_tokens, workload.depth_tokens
         return prefill_s(todo, calibration, tokens=tokens, depth_tokens=depth, settings=settings)
 
-    blank = calibration.token_s
-    parts = {
-        name: prompt_s(work(spec, layers, outside=False)) - blank for name, layers in part_names(spec).items()
-    }
-    outside = prompt_s(work(spec, ()))
-    parts[FIXED] = blank + calibration.vocab_s * spec.vocab
-    parts[OUTPUT] = outside - parts[FIXED]
+    return _parts(spec, prompt_s, calibration, calibration.vocab_s * spec.vocab)
+
+
+def load_parts(spec: ModelSpec, calibration: Calibration, *, file_bytes: int, repacked_bytes: int) -> Parts:
+    """Seconds of loading the file when it is in memory already."""
+    todo = work(spec)
+    whole = load_s(todo, calibration, file_bytes=file_bytes, repacked_bytes=repacked_bytes)
+    start = calibration.load_fixed_s + calibration.load_vocab_s * spec.vocab
+    return {FIXED: start, "weights": whole - start}
+
+
+def _parts(
+    spec: ModelSpec, seconds: Callable[[Work], float], calibration: Calibration, vocab_s: float
+) -> dict[str, float]:
+    parts = {}
+    for name, layers in part_names(spec).items():
+        todo = work(spec, layers, outside=False)
+        uncached = seconds(replace(todo, attention=()))
+        parts[name] = uncached - calibration.token_s
+        parts[name + CACHE] = seconds(todo) - uncached
+    parts[FIXED] = calibration.token_s + vocab_s
+    parts[OUTPUT] = seconds(work(spec, ())) - parts[FIXED]
     return parts
 
 
@@ -127,14 +170,18 @@ class Run(NamedTuple):
     noise: float
 
 
-def extrapolate(runs: Sequence[Run], whole: Parts) -> Predicted:
+def extrapolate(runs: Sequence[Run], whole: Parts, shared_error: float = SHARED_ERROR) -> Predicted:
     """Posterior of the whole model's time given runs of short ones.
 
     Conditions a normal prior of the factors on one run after another (a Kalman update of a constant).
+
+    Args:
+        shared_error: standard deviation of the factor all parts share; large where the formula is that of
+            another engine or machine, and only its proportions count.
     """
     names = sorted({name for parts in (whole, *(run.parts for run in runs)) for name in parts})
     factor = [1.0] * len(names)
-    spread = [[_prior(a, b) for b in names] for a in names]
+    spread = [[_prior(a, b, shared_error) for b in names] for a in names]
     for run in runs:
         row = [run.parts.get(name, 0.0) for name in names]
         along = [sum(s * r for s, r in zip(line, row, strict=True)) for line in spread]
@@ -155,7 +202,14 @@ def extrapolate(runs: Sequence[Run], whole: Parts) -> Predicted:
     return Predicted(seconds, math.sqrt(max(variance, 0.0)) / seconds)
 
 
-def _prior(a: str, b: str) -> float:
+def _prior(a: str, b: str, shared_error: float) -> float:
     if FIXED in (a, b):
         return FIXED_ERROR**2 if a == b else 0.0
-    return SHARED_ERROR**2 + (OWN_ERROR**2 if a == b else 0.0)
+    own = OWN_ERROR
+    if a.endswith(CACHE):
+        own = CACHE_ERROR
+    elif a.startswith(MixerKind.RECURRENT):
+        own = STATE_ERROR
+    elif ROUTED in a:
+        own = EXPERTS_ERROR
+    return shared_error**2 + (own**2 if a == b else 0.0)

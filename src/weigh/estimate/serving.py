@@ -12,6 +12,7 @@ from weigh.estimate.engine_memory import EngineMemory
 from weigh.estimate.setup import SetupEstimate, weigh
 from weigh.estimate.site import Site
 from weigh.estimate.speed import Workload
+from weigh.figure import Figure
 from weigh.model.ggml_types import GgmlType
 from weigh.model.spec import ModelSpec
 
@@ -41,6 +42,10 @@ class Served:
     devices: int
     available_bytes: int
     speed: ServingSpeed | None = None
+
+    @property
+    def peak_memory_bytes(self) -> Figure:
+        return self.memory.total
 
     @property
     def fits(self) -> bool:

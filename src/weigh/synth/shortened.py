@@ -2,7 +2,8 @@
 
 Times are affine in layers, so runs of two short models tell the time of the whole one. What is kept: the
 order of the kinds of layers, since engines expect it; of each matrix, the shares of the number formats it has
-over the whole depth (Q4_K_M gives half of some matrices more bits, those of the first and the last layers).
+over the whole depth (Q4_K_M gives half of some matrices more bits, those of the first and the last layers). Of
+several dense layers before the mixture's, one is kept.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from weigh.synth.gguf import truncated
 def shortened(
     spec: ModelSpec, layers: int, *, vocab: int | None = None, experts: int | None = None
 ) -> ModelSpec:
-    """The first `layers` layers of `spec` with its mix of number formats.
+    """`layers` of the first layers of `spec` with its mix of number formats.
 
     Args:
         vocab: entries of the vocabulary to keep; None for all.
@@ -27,12 +28,42 @@ def shortened(
     Raises:
         BadInput: more layers, words or experts than the model has, or fewer than it needs.
     """
-    short = _mixed_as(truncated(spec, layers), spec)
+    front = _dense_in_front(spec) - 1
+    if front > 0 and layers <= spec.layers - front:
+        short = _mixed_as(truncated(_without_first(spec, front), layers), spec)
+    else:
+        short = _mixed_as(truncated(spec, layers), spec)
     if vocab is not None and vocab != spec.vocab:
         short = _with_vocab(short, vocab)
     if experts is not None and experts != spec.experts:
         short = _with_experts(short, experts)
     return replace(short, file=None, file_bytes=None, beside=())
+
+
+def _dense_in_front(spec: ModelSpec) -> int:
+    """Dense layers before the mixture's; 0 where layers differ in more than that."""
+    per_layer = any(isinstance(value, tuple) and len(value) == spec.layers for value in spec.hyper.values())
+    return 0 if len(spec.mixers) > 1 or per_layer else _int(spec, "leading_dense_block_count")
+
+
+def _without_first(spec: ModelSpec, layers: int) -> ModelSpec:
+    """The model without its first dense layers."""
+
+    def moved(kept: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(layer - layers for layer in kept if layer >= layers)
+
+    fewer = {key: _int(spec, key) - layers for key in ("block_count", "leading_dense_block_count")}
+    return replace(
+        spec,
+        layers=spec.layers - layers,
+        tensors=tuple(
+            replace(group, layers=moved(group.layers))
+            for group in spec.tensors
+            if moved(group.layers) or not group.layers
+        ),
+        mixers=tuple(replace(mixer, layers=moved(mixer.layers)) for mixer in spec.mixers),
+        hyper=_with(spec, fewer),
+    )
 
 
 def _mixed_as(short: ModelSpec, whole: ModelSpec) -> ModelSpec:

@@ -3,7 +3,7 @@
 from weigh.cli.screens.answer import show_answer, show_tasks
 from weigh.cli.screens.cost import show_cost
 from weigh.cli.screens.curve import show_curves
-from weigh.cli.screens.fit import show_comparison, show_fit, show_purchases, show_trial
+from weigh.cli.screens.fit import show_comparison, show_fit, show_purchases, show_trials
 from weigh.cli.screens.ledger import (
     show_accuracy,
     show_exported,
@@ -35,5 +35,5 @@ __all__ = [
     "show_table",
     "show_target",
     "show_tasks",
-    "show_trial",
+    "show_trials",
 ]

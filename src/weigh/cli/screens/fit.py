@@ -298,28 +298,83 @@ def _speed_facts(found: SetupEstimate) -> list[tuple[str, str]]:
     ]
 
 
-def show_trial(result: Trial) -> None:
-    estimated, speed = result.estimate, result.estimate.speed
-    kind = "test-driven on random weights of its shapes" if result.basis == "test-driven" else "measured"
-    show(
-        Bold(f"{estimated.spec.name} at {estimated.spec.quantization}"),
-        f", {kind} on {result.engine} ({result.engine_version})\n",
-    )
-    rows = Grid(("", "estimated", "measured", "measured / estimated"), right=("estimated", "measured"))
-    pairs = [
-        ("load", speed.load_s if speed else None, result.load_s),
-        ("prefill tokens/s", speed.prefill_tokens_per_s if speed else None, result.prefill_tokens_per_s),
-        ("decode tokens/s", speed.decode_tokens_per_s if speed else None, result.decode_tokens_per_s),
-        ("peak memory", estimated.peak_memory_bytes, result.peak_memory_bytes),
-    ]
-    for name, expected, seen in pairs:
-        ratio = f"{seen.value / expected.value:.2f}" if expected else ""
-        within = " (inside)" if expected and expected.low <= seen.value <= expected.high else ""
-        rows.add(name, interval(expected), interval(seen), ratio + within)
+def show_trials(trials: Sequence[Trial]) -> None:
+    first = trials[0]
+    spec = first.estimate.spec
+    show(Bold(f"{spec.name} at {spec.quantization}"), f" on {first.engine} ({first.engine_version})\n")
+    if len(trials) == 1:
+        _show_trial(first)
+    else:
+        _show_sweep(trials)
+    if not all(trial.estimate.fits for trial in trials):
+        show("\nit does not fit here: these are the speeds it would have if it did")
+    for problem in dict.fromkeys(problem for trial in trials for problem in trial.problems):
+        show(f"\nnot to be trusted: {problem} meanwhile; try again when the machine is quiet")
+
+
+_TRIAL_ROWS = {
+    "load_s": "load",
+    "prefill_tokens_per_s": "prefill tokens/s",
+    "decode_tokens_per_s": "decode tokens/s",
+    "peak_memory_bytes": "peak memory",
+}
+
+
+def _show_trial(result: Trial) -> None:
+    came_out = str(result.kind)
+    rows = Grid(("", "estimated", came_out, f"{came_out} / estimated"), right=("estimated", came_out))
+    for one in result.compared:
+        ratio = "" if one.ratio is None else f"{one.ratio:.2f}{' (inside)' if one.inside else ''}"
+        rows.add(_TRIAL_ROWS[one.name], interval(one.estimated), interval(one.found), ratio)
     show(rows)
-    load = estimated.workload
+    load = result.estimate.workload
     depth = f" at depth {load.depth_tokens:,}" if load.depth_tokens else ""
+    several = f", {load.parallel} sequences at once" if load.parallel > 1 else ""
     show(
-        f"\nprefill over {load.prompt_tokens:,} tokens, decode over {load.output_tokens:,}{depth};"
+        f"\nprefill over {load.prompt_tokens:,} tokens, decode over {load.output_tokens:,}{depth}{several};"
         f" single steps varied by {result.noise:.0%} meanwhile"
     )
+    show(_how(result))
+
+
+def _how(result: Trial) -> str:
+    cost = f"in {units.seconds(result.took_s)}, with {units.gib(result.took_bytes)}"
+    because = f"; {result.why}" if result.why else ""
+    if not result.shorts:
+        what = "the file itself" if result.kind == "measured" else "random weights of its shapes"
+        return f"run in full on {what} {cost}{because}"
+    layers = " and ".join(str(count) for count in result.shorts)
+    return (
+        f"told from short models of {layers} of its {result.estimate.spec.layers} layers, run in turns"
+        f" {cost}{because} (--full runs all of it)"
+    )
+
+
+def _show_sweep(trials: Sequence[Trial]) -> None:
+    asked = [
+        {
+            "context": f"{one.estimate.settings.context_tokens:,}",
+            "prompt": f"{one.estimate.workload.prompt_tokens:,}",
+            "depth": f"{one.estimate.workload.depth_tokens:,}",
+            "KV cache": one.estimate.settings.kv_type_k.name,
+            "sequences": str(one.estimate.settings.parallel),
+            "threads": str(one.estimate.settings.threads or "all"),
+        }
+        for one in trials
+    ]
+    swept = [name for name in asked[0] if len({row[name] for row in asked}) > 1]
+    numbers = ("prefill tokens/s", "estimated", "decode tokens/s", "estimated ", "peak memory")
+    rows = Grid((*swept, *numbers, "how"), right=(*swept, *numbers))
+    for values, one in zip(asked, trials, strict=True):
+        _, prefill, decode, peak = one.compared
+        rows.add(
+            *(values[name] for name in swept),
+            interval(prefill.found),
+            interval(prefill.estimated),
+            interval(decode.found),
+            interval(decode.estimated),
+            interval(peak.found),
+            str(one.kind),
+        )
+    show(rows)
+    show(f"\ndecode over {trials[0].estimate.workload.output_tokens:,} tokens, of each sequence")
