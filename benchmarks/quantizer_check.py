@@ -250,7 +250,7 @@ def _small_cases(wanted: list[str]) -> Iterator[ModelSpec]:
 def _catalog_cases(wanted: list[str]) -> Iterator[ModelSpec]:
     """One for each set of shapes: models trained further have those of their base."""
     known: dict[object, str] = {}
-    for entry in catalog():
+    for entry in catalog().by_id.values():
         if entry.unsupported is None and (not wanted or any(part in entry.id for part in wanted)):
             spec = entry.spec()
             first = known.setdefault((spec.architecture, spec.tensors), spec.name)
