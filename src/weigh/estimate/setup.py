@@ -24,6 +24,11 @@ def _work(spec: ModelSpec) -> Work:
 
 
 @remembered
+def _file_bytes(spec: ModelSpec) -> int:
+    return spec.file_bytes or file_bytes(spec)
+
+
+@remembered
 def _calibrated(
     spec: ModelSpec,
     calibration: Calibration,
@@ -37,7 +42,7 @@ def _calibrated(
         calibration,
         workload,
         settings,
-        file_bytes=spec.file_bytes or file_bytes(spec),
+        file_bytes=_file_bytes(spec),
         repacked_bytes=repacked_bytes,
     )
     return learned.correct(found, Setup.of(spec, settings, workload, calibration)) if learned else found
