@@ -62,7 +62,7 @@ def small_probes() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def disturbed(small_probes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calibration]:
+def disturbed(small_probes: None, tmp_path_factory: pytest.TempPathFactory) -> Calibration:
     """Made while another program takes its half of the one processor that both may use."""
     if not hasattr(os, "sched_setaffinity") or not Path("/proc/stat").exists():
         pytest.skip("this system does not tell what other programs do")
@@ -72,7 +72,7 @@ def disturbed(small_probes: None, tmp_path_factory: pytest.TempPathFactory) -> I
     try:
         with busy(one):
             folder = tmp_path_factory.mktemp("scratch")
-            yield calibrate(probe(), default_engine(), folder=folder, budget_s=0)
+            return calibrate(probe(), default_engine(), folder=folder, budget_s=0)
     finally:
         os.sched_setaffinity(0, allowed)
 
