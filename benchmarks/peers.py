@@ -136,13 +136,12 @@ def truth(question: Question) -> float:
 
 
 def _measured_here(question: Question) -> tuple[float, float]:
-    """Decode tokens/s as estimated before a test-drive, and as measured by it: the page's own row."""
-    page = (DOCS / "accuracy.md").read_text(encoding="utf-8")
-    row = re.search(
-        rf"^\| {re.escape(question.model)}:{question.quant} \| ([\d.]+) .*?→ \*\*([\d.]+)\*\*", page, re.M
-    )
-    assert row is not None
-    return float(row[1]), float(row[2])
+    """Decode tokens/s as estimated from the calibration, and as run by benchmarks/accuracy.py."""
+    lines = (FOLDER / "data" / "accuracy_runs.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = (json.loads(line) for line in lines)
+    row = next(r for r in rows if (r["model"], r["quantization"]) == (question.model, question.quant))
+    estimated, run = (row[way]["decode_tokens_per_s"]["value"] for way in ("calibrated", "full"))
+    return estimated, run
 
 
 def ask_weigh(question: Question, hub: Hub) -> float:

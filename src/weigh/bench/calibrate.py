@@ -1,11 +1,12 @@
 """Learn a machine's rates by running the engine on small probes; about half a minute.
 
-Each probe makes one kind of work dominate, so its rate follows by subtraction, in this order: fixed times from
-tiny models, then one number format after another, then stacked experts, attention over a long cache, recurrent
-states, several sequences, fewer threads, loading. Probes of a group stay loaded and run in turns, and one of
-them, the anchor, runs in every group: when the machine as a whole is faster or slower in one group than in
-another, the anchor shows it and the group's times are set right. A last model, a mix like those people use, is
-predicted and then run: its miss is kept and widens every interval. What else the processors did is watched.
+Each probe makes one kind of work dominate, so its rate follows by subtraction, in this order: fixed times from tiny
+models, then one number format after another, then stacked experts, attention over a long cache, recurrent states,
+several sequences, fewer threads, loading. Probes of a group stay loaded and run in turns, and one of them, the
+anchor, runs in every group: when the machine as a whole is faster or slower in one group than in another, the anchor
+shows it, the group's times are set right, and in the end all are at the typical speed. A last model, a mix like those
+people use, is predicted and then run: its miss is kept and widens every interval. What else the processors did is
+watched.
 """
 
 from __future__ import annotations
@@ -53,10 +54,9 @@ CHECK_MODEL, CHECK_LAYERS = "meta-llama/Llama-3.2-1B-Instruct", 5
 PROMPT_TOKENS = 64
 EXPERTS_PROMPT_TOKENS = 256
 OUTPUT_TOKENS = 12
-DEPTH_TOKENS = 1024
+DEPTH_TOKENS = 768
 PARALLEL = 4
 ROUNDS = 3
-TINY_WIDTH = 256
 LEAST_LAYERS = 3  # of a format's probe: prefill hardly uses the last one
 CACHE_TYPE = GgmlType.Q8_0  # of a quantized cache
 
@@ -94,12 +94,12 @@ class _Bench:
         self.read_bytes_per_s: float | None = None
         self._folder, self._progress, self._groups = folder, progress, groups
         self._started_s, self._budget_s, self._done = time.monotonic(), budget_s, 0
-        self._anchor: tuple[float, float] | None = None
+        self._anchors: list[tuple[float, float]] = []  # prefill and step, seconds
 
     @property
     def time_left(self) -> bool:
         """Whether groups that can be done without still have their time."""
-        return time.monotonic() - self._started_s < self._budget_s * 0.6
+        return time.monotonic() - self._started_s < self._budget_s * 0.9
 
     def run(self, label: str, group: Sequence[_Probe], *, anchored: bool = True) -> list[Seen]:
         """Times of the probes as if the machine had been as fast throughout as in the first anchored group.
@@ -127,9 +127,15 @@ class _Bench:
         if not anchored:
             return seen
         now = seen[0].prefill_s, seen[0].step_s
-        self._anchor = self._anchor or now
-        prefill, step = (was / is_ for was, is_ in zip(self._anchor, now, strict=True))
+        self._anchors.append(now)
+        prefill, step = (was / is_ for was, is_ in zip(self._anchors[0], now, strict=True))
         return [_rescaled(one, prefill, step) for one in seen[len(added) :]]
+
+    @property
+    def typical(self) -> tuple[float, float]:
+        """How much slower the anchor was in the middle of all groups than in the first: prefill, decode."""
+        prefill, step = (statistics.median(times) / times[0] for times in zip(*self._anchors, strict=True))
+        return prefill, step
 
     def _tell(self, label: str, done: float) -> None:
         self._progress(label, min(1.0, (self._done + done) / self._groups))
@@ -197,17 +203,18 @@ def calibrate(
     bench = _Bench(machine, engine, folder, progress, budget_s=budget_s, groups=len(FORMATS) + 4)
     draft = _fixed_times(bench)
     draft = _format_rates(bench, draft, FORMATS[0])
-    draft = _without_output_matrix(draft)
-    draft = _experts_and_attention(bench, draft)
+    draft = _words_experts_and_attention(bench, draft)
     draft = _checked_at_scale(bench, draft)
-    for group in FORMATS[1:]:
-        if bench.time_left:
-            draft = _format_rates(bench, draft, group)
+    if bench.time_left:
+        draft = _format_rates(bench, draft, FORMATS[1])
     if bench.time_left:
         draft = _state_rates(bench, draft)
+    if bench.time_left:
+        draft = _format_rates(bench, draft, FORMATS[2])
     progress("memory bandwidth", 0.97)
     bandwidth = measure_bandwidth()
     progress("done", 1.0)
+    draft = _slowed(draft, *bench.typical)
     copying = bandwidth.best.value / 2  # a byte is read and written
     return replace(
         draft,
@@ -221,30 +228,36 @@ def calibrate(
     )
 
 
+def _slowed(draft: Calibration, prefill: float, decode: float) -> Calibration:
+    """All rates at the machine's typical speed, where the first group may have met a fast or a slow moment."""
+    return replace(
+        draft,
+        formats={
+            name: replace(
+                rate,
+                decode_bytes_per_s=rate.decode_bytes_per_s / decode,
+                prefill_flops_per_s=rate.prefill_flops_per_s / prefill,
+            )
+            for name, rate in draft.formats.items()
+        },
+        states={
+            form: StateRate(rate.decode_values_per_s / decode, rate.prefill_values_per_s / prefill)
+            for form, rate in draft.states.items()
+        },
+        decode_attention_flops_per_s=draft.decode_attention_flops_per_s / decode,
+        prefill_attention_flops_per_s=draft.prefill_attention_flops_per_s / prefill,
+    )
+
+
 def _fixed_times(bench: _Bench) -> Calibration:
-    """Tiny models: many layers against few, a large vocabulary against a small one.
+    """Tiny models: many layers against few.
 
     Rates not known yet stand at infinity: what they govern takes no time, so that the speed formula
     itself says what is already explained and the next probe's remainder gives the next rate.
     """
 
-    def tiny(layers: int, vocab: int) -> _Probe:
-        spec = probes.dense(
-            f"tiny-{layers}x{vocab}",
-            GgmlType.Q8_0,
-            layers=layers,
-            hidden=TINY_WIDTH,
-            feed_forward=2 * TINY_WIDTH,
-            heads=4,
-            kv_heads=2,
-            head_dim=64,
-            vocab=vocab,
-        )
-        return _Probe(spec, prompt_tokens=0, output_tokens=32)
-
-    many, few, words = 32, 4, probes.LARGE_VOCAB - probes.SMALL_VOCAB
-    shapes = (many, probes.SMALL_VOCAB), (few, probes.SMALL_VOCAB), (few, probes.LARGE_VOCAB)
-    deep, flat, wide = bench.run("fixed costs", [tiny(*shape) for shape in shapes], anchored=False)
+    many, few = 32, 4
+    deep, flat = bench.run("fixed costs", [_tiny(many), _tiny(few)], anchored=False)
     layer_s = max(1e-6, (deep.step_s - flat.step_s) / (many - few))
     return Calibration(
         engine=bench.engine.name,
@@ -257,13 +270,13 @@ def _fixed_times(bench: _Bench) -> Calibration:
         expert_prefill=1.0,
         layer_s=layer_s,
         token_s=max(1e-6, flat.step_s - few * layer_s),
-        vocab_s=max(0.0, (wide.step_s - flat.step_s) / words),
+        vocab_s=0.0,
         decode_attention_flops_per_s=math.inf,
         prefill_attention_flops_per_s=math.inf,
         load_bytes_per_s=math.inf,
         repack_bytes_per_s=math.inf,
         load_fixed_s=flat.load_s,
-        load_vocab_s=max(0.0, (wide.load_s - flat.load_s) / words),
+        load_vocab_s=0.0,
         read_bytes_per_s=None,
         check_decode=1.0,
         check_prefill=1.0,
@@ -272,11 +285,18 @@ def _fixed_times(bench: _Bench) -> Calibration:
     )
 
 
-def _without_output_matrix(draft: Calibration) -> Calibration:
-    """Take the vocabulary probe's output matrix, whose rate is known by now, off its time per word."""
-    kind = GgmlType.Q8_0
-    matrix_s = TINY_WIDTH * kind.block_bytes / kind.block_weights / draft.rate(kind).decode_bytes_per_s
-    return replace(draft, vocab_s=max(0.0, draft.vocab_s - matrix_s))
+def _tiny(layers: int) -> _Probe:
+    spec = probes.dense(
+        f"tiny-{layers}",
+        GgmlType.Q8_0,
+        layers=layers,
+        hidden=256,
+        feed_forward=512,
+        heads=4,
+        kv_heads=2,
+        head_dim=64,
+    )
+    return _Probe(spec, prompt_tokens=0, output_tokens=32)
 
 
 def _remainder_s(measured_s: float, explained_s: float) -> float:
@@ -334,27 +354,45 @@ def _with_load_rates(draft: Calibration, bench: _Bench, spec: ModelSpec, seen: S
     return draft
 
 
-def _experts_and_attention(bench: _Bench, draft: Calibration) -> Calibration:
-    """Stacked experts, which are small matrices and gathered; and models that are nearly all attention, at depth."""
+def _words_experts_and_attention(bench: _Bench, draft: Calibration) -> Calibration:
+    """A large vocabulary; stacked experts, which are small matrices and gathered; models that are nearly all
+    attention, at depth."""
+    words = probes.dense(
+        "words", GgmlType.Q8_0, layers=1, hidden=1024, feed_forward=2048, heads=8, vocab=probes.LARGE_VOCAB
+    )
     attention = probes.dense(
-        "attention", GgmlType.Q8_0, layers=6, hidden=256, feed_forward=512, heads=32, kv_heads=8, head_dim=128
+        "attention", GgmlType.Q8_0, layers=4, hidden=256, feed_forward=512, heads=32, kv_heads=8, head_dim=128
     )
     experts = probes.mixture("experts", GgmlType.Q4_K, layers=3, experts=32)
     quantized = replace(_PLAIN, kv_type_k=CACHE_TYPE, kv_type_v=CACHE_TYPE)
     seen = bench.run(
-        "experts, attention",
+        "vocabulary, experts, attention",
         [
+            _Probe(words, prompt_tokens=0),
             _Probe(experts, prompt_tokens=EXPERTS_PROMPT_TOKENS),
             _Probe(attention, depth_tokens=DEPTH_TOKENS),
             _Probe(attention, depth_tokens=DEPTH_TOKENS, settings=quantized),
         ],
     )
-    draft = _with_attention(draft, attention, seen[1])
+    draft = _with_vocabulary(draft, words, seen[0])
+    draft = _with_attention(draft, attention, seen[2])
     exact = draft.decode_attention_flops_per_s, draft.prefill_attention_flops_per_s
-    cached = _with_attention(draft, attention, seen[2])
+    cached = _with_attention(draft, attention, seen[3])
     rates = cached.decode_attention_flops_per_s, cached.prefill_attention_flops_per_s
     decode, prefill = (rate / was for rate, was in zip(rates, exact, strict=True))
-    return _with_experts(replace(draft, quantized_cache=(decode, prefill)), experts, seen[0])
+    return _with_experts(replace(draft, quantized_cache=(decode, prefill)), experts, seen[1])
+
+
+def _with_vocabulary(draft: Calibration, spec: ModelSpec, seen: Seen) -> Calibration:
+    """What is left of a step, and of loading, when the matrices are explained."""
+    todo = work(spec)
+    step_s = decode_step_s(todo, draft, cached_tokens=OUTPUT_TOKENS / 2)
+    start_s = load_s(todo, draft, file_bytes=spec.tensor_bytes, repacked_bytes=0)
+    return replace(
+        draft,
+        vocab_s=max(0.0, seen.step_s - step_s) / spec.vocab,
+        load_vocab_s=max(0.0, seen.load_s - start_s) / spec.vocab,
+    )
 
 
 def _with_attention(draft: Calibration, spec: ModelSpec, seen: Seen) -> Calibration:

@@ -34,6 +34,7 @@ OUTPUTS_TOKENS = (16, 5)
 ROUNDS = 3
 EXPECTED_NOISE = 0.02  # of one model's median over the rounds; a judgement, and only ranks plans
 HALVING_ERROR = 0.01  # likewise: a prompt or experts half as many tell so much less of the whole model's
+SECOND_ERROR = 0.0005  # half a minute of waiting is worth a percent or two
 UNMAPPED_ERROR = 0.02  # and weights in private memory, which are up to 5 % slower than mapped ones
 WRITE_BYTES_PER_S = 500e6  # of making up a file; a slow disk takes longer
 START_S = 0.5  # of an engine's process
@@ -169,11 +170,15 @@ def _best(
                 error = _expected_error(tried, made.workload, wanted, shared_error)
                 halvings = math.log2(workload.prompt_tokens / made.workload.prompt_tokens)
                 made = replace(made, error=math.hypot(error, halvings * HALVING_ERROR))
-                if best is None or made.error < best.error:
+                if best is None or _price(made) < _price(best):
                     best = made
         if best is not None:
             return best
     return None
+
+
+def _price(made: Plan) -> float:
+    return made.error + made.seconds * SECOND_ERROR
 
 
 def _expected_error(

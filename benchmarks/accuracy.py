@@ -1,0 +1,395 @@
+"""How right weigh is, in one page with plots: docs/accuracy.md.
+
+    python benchmarks/accuracy.py --run              # run whole models here beside their predictions (40 minutes)
+    python benchmarks/accuracy.py --ask              # ask llmfit and whichllm about the very same rows (minutes)
+    python benchmarks/accuracy.py                    # the page and the plots from what was kept
+
+`--run` wants the machine to itself. For every model and number format it runs, one after another: short models
+(`weigh try --short`), the whole one (`weigh try --full`), and keeps both beside the estimate that the machine's
+calibration gives without having run that model. The machine is calibrated anew before every fifth model; what
+the very first calibration says is kept too. What is done is kept in `benchmarks/data/accuracy_runs.jsonl`, and a
+run that is interrupted goes on where it stopped; give models to run these again. Peers need `python
+benchmarks/peers.py --install` once. The page includes what `benchmarks/accuracy_published.py` shows of published
+runs. An error is |predicted / measured - 1|.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import accuracy_published
+from peers import NoAnswer, Question, ask_llmfit, ask_whichllm, serving
+
+from weigh.bench.here import Here, here
+from weigh.bench.trial import Trial, choose_way, run_trial
+from weigh.engines.engine import Settings
+from weigh.estimate.setup import SetupEstimate, weigh
+from weigh.estimate.speed import Workload
+from weigh.model.resolve import resolve
+
+FOLDER = Path(__file__).parent
+RUNS, PEERS = FOLDER / "data" / "accuracy_runs.jsonl", FOLDER / "data" / "accuracy_peers.json"
+DOCS = FOLDER.parent / "docs"
+PAGE = DOCS / "accuracy.md"
+BEGIN, END = "<!-- begin: benchmarks/accuracy.py -->", "<!-- end -->"
+MODELS = {  # why each is there
+    "meta-llama/Llama-3.2-1B-Instruct": "dense, a large vocabulary",
+    "LiquidAI/LFM2-1.2B": "hybrid of short convolutions and attention",
+    "Qwen/Qwen2.5-1.5B-Instruct": "dense, biases",
+    "Qwen/Qwen3.5-2B": "hybrid of linear attention and attention",
+    "google/gemma-3-4b-it": "sliding windows, the largest vocabulary",
+    "ibm-granite/granite-3.1-3b-a800m-instruct": "mixture of 40 small experts",
+    "meta-llama/Llama-3.2-3B-Instruct": "dense",
+    "microsoft/Phi-3-mini-128k-instruct": "dense, fused matrices, no GQA",
+    "allenai/OLMoE-1B-7B-0924-Instruct": "mixture of 64 experts",
+    "Qwen/Qwen3-4B": "dense, wide heads",
+    "Qwen/Qwen2.5-7B-Instruct": "dense, wide feed-forward",
+    "meta-llama/Llama-3.1-8B-Instruct": "dense",
+}
+QUANTIZATIONS = ("Q4_K_M", "Q8_0")
+WORKLOAD = Workload(prompt_tokens=256, output_tokens=64)
+CALIBRATE_EVERY = 5
+SPEEDS = ("decode_tokens_per_s", "prefill_tokens_per_s")
+QUANTITIES = (*SPEEDS, "load_s", "peak_memory_bytes")
+GOALS = {  # median, ninth tenth
+    ("truncated", "decode_tokens_per_s"): (0.03, 0.08),
+    ("truncated", "prefill_tokens_per_s"): (0.05, 0.10),
+    ("calibrated", "decode_tokens_per_s"): (0.05, 0.12),
+    ("calibrated", "prefill_tokens_per_s"): (0.08, 0.18),
+}
+Row = dict[str, Any]
+
+
+# --- running ------------------------------------------------------------------------------------------------
+
+
+def run(names: Sequence[str]) -> None:
+    rows = kept()
+    every = [(model, quant) for model in MODELS for quant in QUANTIZATIONS]
+    if names:
+        wanted = {resolve(name).name for name in names}
+        every = [one for one in every if one[0] in wanted]
+        rows = [row for row in rows if (row["model"], row["quantization"]) not in every]
+    done = {(row["model"], row["quantization"]) for row in rows}
+    first: Here | None = None
+    site: Here | None = None
+    for number, (model, quant) in enumerate(one for one in every if one not in done):
+        if site is None or number % CALIBRATE_EVERY == 0:
+            say("calibrating")
+            site = replace(here(again=True).on_host, learned=None)
+            first = first or site
+        assert first is not None
+        say(f"{model}:{quant}")
+        rows.append(measured(model, quant, site, first))
+        RUNS.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def measured(model: str, quant: str, site: Here, first: Here) -> Row:
+    spec = resolve(f"{model}:{quant}")
+    settings = Settings(context_tokens=4096)
+    estimate, before = (weigh(spec, one, settings, WORKLOAD) for one in (site, first))
+    short = run_trial(estimate, site, choose_way(estimate, site, full=False))
+    full = run_trial(estimate, site, choose_way(estimate, site, full=True))
+    assert site.calibration is not None
+    return {
+        "model": model,
+        "quantization": quant,
+        "architecture": spec.architecture,
+        "date": str(date.today()),
+        "cpu": site.machine.cpu.model,
+        "threads": site.machine.cpu.threads,
+        "engine": site.engine_version,
+        "calibration": {"took_s": site.calibration.took_s, "noise": site.calibration.noise},
+        "calibrated": figures(estimate),
+        "calibrated before": figures(before),
+        "truncated": {one.name: one.found and one.found.to_json() for one in short.compared},
+        "full": {one.name: one.found and one.found.to_json() for one in full.compared},
+        "layers": {"truncated": list(short.shorts), "full": spec.layers},
+        "took": {"truncated": cost(short), "full": cost(full)},
+        "problems": [*site.calibration.problems, *short.problems, *full.problems],
+    }
+
+
+def figures(estimate: SetupEstimate) -> Row:
+    speed = estimate.speed
+    assert speed is not None
+    return {
+        "decode_tokens_per_s": speed.decode_tokens_per_s.to_json(),
+        "prefill_tokens_per_s": speed.prefill_tokens_per_s.to_json(),
+        "load_s": speed.load_s.to_json(),
+        "peak_memory_bytes": estimate.peak_memory_bytes.to_json(),
+    }
+
+
+def cost(trial: Trial) -> Row:
+    return {"seconds": trial.took_s, "memory_bytes": trial.took_bytes, "noise": trial.noise}
+
+
+def kept() -> list[Row]:
+    return (
+        [json.loads(line) for line in RUNS.read_text(encoding="utf-8").splitlines()] if RUNS.exists() else []
+    )
+
+
+def say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+# --- peers --------------------------------------------------------------------------------------------------
+
+
+def ask() -> None:
+    """llmfit prints decode by model and format, prefill by model alone; whichllm prints decode."""
+    answers: Row = {}
+    with serving() as hub:
+        for row in kept():
+            name = f"{row['model']}:{row['quantization']}"
+            for speed in SPEEDS:
+                asks = speed.removesuffix("_tokens_per_s")
+                question = Question(0, asks, row["model"], row["quantization"], 4096, "this machine", None)
+                for tool, put in (("llmfit", ask_llmfit), ("whichllm", ask_whichllm)):
+                    try:
+                        answers.setdefault(name, {}).setdefault(tool, {})[speed] = put(question, hub)
+                    except NoAnswer as why:
+                        say(f"{tool} says nothing of the {asks} of {name}: {why}")
+    PEERS.write_text(json.dumps(answers, indent=1), encoding="utf-8")
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+
+
+def errors(rows: Sequence[Row], way: str, quantity: str) -> list[float]:
+    return [abs(one - 1) for one in ratios(rows, way, quantity)]
+
+
+def ratios(rows: Sequence[Row], way: str, quantity: str) -> list[float]:
+    """Predicted over measured."""
+    pairs = ((row[way].get(quantity), row["full"][quantity]) for row in rows)
+    return [told["value"] / seen["value"] for told, seen in pairs if told and seen]
+
+
+def ninth_tenth(values: Sequence[float]) -> float:
+    """Nine in ten are no larger (nearest rank)."""
+    return sorted(values)[-(-9 * len(values) // 10) - 1]
+
+
+def summary(rows: Sequence[Row]) -> Iterator[str]:
+    yield "| | quantity | runs | median error | goal | nine in ten within | goal | bias | inside the 80 % interval |"
+    yield "| --- | --- | --: | --: | --: | --: | --: | --: | --: |"
+    ways = {
+        "truncated": "short models (`weigh try`)",
+        "calibrated": "estimate from the calibration",
+        "calibrated before": "… from the first calibration of the day",
+    }
+    for way, title in ways.items():
+        for quantity in QUANTITIES:
+            found = errors(rows, way, quantity)
+            goals = GOALS.get((way, quantity))
+            median, tenth = statistics.median(found), ninth_tenth(found)
+            bias = statistics.median(ratios(rows, way, quantity)) - 1
+            marked = [
+                f"{value:.1%}" if goal is None or value <= goal else f"**{value:.1%}**"
+                for value, goal in zip((median, tenth), goals or (None, None), strict=True)
+            ]
+            said = [f"{goal:.0%}" for goal in goals] if goals else ["", ""]
+            yield (
+                f"| {title} | {words(quantity)} | {len(found)} | {marked[0]} | {said[0]} | {marked[1]} | {said[1]}"
+                f" | {bias:+.1%} | {inside(rows, way, quantity)} |"
+            )
+
+
+def inside(rows: Sequence[Row], way: str, quantity: str) -> str:
+    pairs = [(row[way][quantity], row["full"][quantity]) for row in rows if row[way].get(quantity)]
+    if all(told["low"] == told["high"] for told, _ in pairs):
+        return ""
+    return f"{sum(t['low'] <= seen['value'] <= t['high'] for t, seen in pairs)} of {len(pairs)}"
+
+
+def words(quantity: str) -> str:
+    return quantity.removesuffix("_tokens_per_s").removesuffix("_s").removesuffix("_bytes").replace("_", " ")
+
+
+def details(rows: Sequence[Row]) -> Iterator[str]:
+    yield (
+        "| model | layers run | decode: full run | short | calibrated | prefill: full run | short | calibrated"
+        " | full took | short took |"
+    )
+    yield "| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |"
+    for row in rows:
+        cells = []
+        for speed in SPEEDS:
+            seen = row["full"][speed]["value"]
+            cells.append(f"{seen:.3g}")
+            for way in ("truncated", "calibrated"):
+                told = row[way][speed]
+                out = "" if told["low"] <= seen <= told["high"] else " out"
+                cells.append(f"{told['value'] / seen - 1:+.1%}{out}")
+        took = [
+            f"{one['seconds']:.0f} s, {one['memory_bytes'] / 2**30:.1f} GiB"
+            for one in (row["took"]["full"], row["took"]["truncated"])
+        ]
+        layers = row["layers"]
+        run_of = f"{' + '.join(map(str, layers['truncated']))} of {layers['full']}"
+        name = f"{row['model'].partition('/')[2]}:{row['quantization']} ({row['architecture']})"
+        yield f"| {name} | {run_of} | {' | '.join(cells)} | {' | '.join(took)} |"
+
+
+def other_loads(rows: Sequence[Row]) -> Iterator[str]:
+    yield "| model | load s: full run | short | calibrated | peak memory GiB: full run | short | estimated |"
+    yield "| --- | --: | --: | --: | --: | --: | --: |"
+    for row in rows:
+        cells = []
+        for quantity, scale in (("load_s", 1), ("peak_memory_bytes", 2**30)):
+            seen = row["full"][quantity]["value"]
+            cells.append(f"{seen / scale:.2f}")
+            cells += [f"{row[way][quantity]['value'] / seen - 1:+.1%}" for way in ("truncated", "calibrated")]
+        yield f"| {row['model'].partition('/')[2]}:{row['quantization']} | {' | '.join(cells)} |"
+
+
+def peers(rows: Sequence[Row]) -> Iterator[str]:
+    answers = json.loads(PEERS.read_text(encoding="utf-8")) if PEERS.exists() else {}
+    yield "| tool | speed | rows answered | median error | nine in ten within | median of predicted / measured |"
+    yield "| --- | --- | --: | --: | --: | --: |"
+    for speed in SPEEDS:
+        for tool in ("weigh", "llmfit 1.1.17", "whichllm 0.5.21"):
+            if tool == "weigh":
+                some = rows
+                found = ratios(rows, "calibrated", speed)
+            else:
+                told = {name: one.get(tool.split()[0], {}).get(speed) for name, one in answers.items()}
+                some = [row for row in rows if told.get(f"{row['model']}:{row['quantization']}")]
+                found = [
+                    told[f"{row['model']}:{row['quantization']}"] / row["full"][speed]["value"]
+                    for row in some
+                ]
+            if not found:
+                yield f"| {tool} | {words(speed)} | 0 of {len(rows)} | | | |"
+                continue
+            missed = [abs(one - 1) for one in found]
+            yield (
+                f"| {tool} | {words(speed)} | {len(found)} of {len(rows)} | {statistics.median(missed):.1%}"
+                f" | {ninth_tenth(missed):.1%} | {statistics.median(found):.2f} |"
+            )
+
+
+def page(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    days = sorted({row["date"] for row in rows})
+    disturbed = sum(bool(row["problems"]) for row in rows)
+    seconds = [row["took"]["truncated"]["seconds"] for row in rows]
+    peak = max(row["took"]["truncated"]["memory_bytes"] for row in rows)
+    architectures = len({row["architecture"] for row in rows})
+    return "\n".join(
+        [
+            "## Whole models run here, beside their predictions",
+            "",
+            f"{' and '.join(days)}, {first['cpu']}, {first['threads']} threads, Python {platform.python_version()},"
+            f" llama.cpp ({first['engine']}). {len(rows)} runs of {len({row['model'] for row in rows})} models of"
+            f" {architectures} architectures; prefill over {WORKLOAD.prompt_tokens} tokens, decode over"
+            f" {WORKLOAD.output_tokens}, two rounds. Short models took {statistics.median(seconds):.0f} s in the"
+            f" median, {max(seconds):.0f} s at most, and {peak / 2**30:.1f} GiB at most. In {disturbed} of the rows"
+            " other work was noticed on the machine. Bold: the goal was missed.",
+            "",
+            *summary(rows),
+            "",
+            "![predicted over measured](accuracy/here.svg)",
+            "",
+            "Speeds in tokens/s. *out*: the full run lies outside the prediction's 80 % interval.",
+            "",
+            *details(rows),
+            "",
+            *other_loads(rows),
+            "",
+            "## Other tools on these very runs",
+            "",
+            "llmfit and whichllm look at this machine themselves; both are asked for a run on the processor."
+            " llmfit prints prefill only for a number format of its own choice; whichllm prints none.",
+            "",
+            *peers(rows),
+            "",
+            "## Published runs, each predicted without its device or its model",
+            "",
+            "From `benchmarks/accuracy_published.py`; more in [accuracy/published.md](accuracy/published.md).",
+            "",
+            accuracy_published.block().replace("](published_", "](accuracy/published_"),
+        ]
+    )
+
+
+def plot(rows: Sequence[Row]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "weigh"
+    mpl.rcParams["svg.fonttype"] = "none"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 6.5), sharey=True)
+    names = [f"{row['model'].partition('/')[2]}:{row['quantization']}" for row in rows]
+    places: Mapping[str, tuple[float, str]] = {
+        "truncated": (0.15, "#1f77b4"),
+        "calibrated": (-0.15, "#ff7f0e"),
+    }
+    for axis, speed in zip(axes, SPEEDS, strict=True):
+        for way, (shift, colour) in places.items():
+            seen = [row["full"][speed]["value"] for row in rows]
+            told = [row[way][speed] for row in rows]
+            value = [one["value"] / s for one, s in zip(told, seen, strict=True)]
+            ends = [
+                [v - one["low"] / s for v, one, s in zip(value, told, seen, strict=True)],
+                [one["high"] / s - v for v, one, s in zip(value, told, seen, strict=True)],
+            ]
+            axis.errorbar(
+                value,
+                [place + shift for place in range(len(rows))],
+                xerr=ends,
+                fmt="o",
+                ms=3,
+                lw=0.8,
+                c=colour,
+                label="short models" if way == "truncated" else "calibrated estimate",
+            )
+        axis.axvline(1, c="k", lw=0.7)
+        axis.set(title=words(speed), xlabel="predicted / measured, with its 80 % interval", xlim=(0.5, 1.6))
+        axis.set_yticks(range(len(rows)), names, fontsize=7)
+        axis.grid(axis="x", lw=0.3)
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    (DOCS / "accuracy").mkdir(exist_ok=True)
+    figure.savefig(DOCS / "accuracy" / "here.svg", metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", action="store_true", help="run what has not been run yet")
+    parser.add_argument("--ask", action="store_true", help="ask the peers")
+    parser.add_argument("models", nargs="*", help="with --run: run these again")
+    asked = parser.parse_args()
+    steps: list[tuple[bool, Callable[[], None]]] = [(asked.run, lambda: run(asked.models)), (asked.ask, ask)]
+    for wanted, step in steps:
+        if wanted:
+            step()
+    rows = kept()
+    order = list(MODELS)
+    rows.sort(key=lambda row: (order.index(row["model"]), row["quantization"]))
+    text = page(rows)
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    plot(rows)
+    accuracy_published.plots()
+    print("\n".join(summary(rows)))
+
+
+if __name__ == "__main__":
+    main()
