@@ -25,6 +25,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -313,6 +314,44 @@ def _table(some: Sequence[Line], slices: Mapping[str, Slice]) -> Iterator[str]:
             yield _row(name, part)
 
 
+def repeats(kind: str) -> list[float]:
+    """Differences between runs of one device, backend, model, format and test that were published more than once."""
+    said: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for run in read_runs():
+        if run["kind"] == kind:
+            key = ("device", "backend", "gpus", "model", "recipe", "tokens", "depth")
+            said[tuple(run[name] for name in key)].append(float(run["tokens_per_s"]))
+    return [abs(a / b - 1) for each in said.values() for a, b in combinations(each, 2)]
+
+
+def one_batch_on_several_cards() -> list[float]:
+    """Differences of prompts of one micro-batch, which several cards work on in turn, to the same on one card."""
+    said: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+    for run in read_runs():
+        if run["kind"] == "pp" and int(run["tokens"]) <= int(run["ubatch"]):
+            key = ("device", "backend", "model", "recipe", "tokens", "depth")
+            said[tuple(run[name] for name in key)][run["gpus"]] = float(run["tokens_per_s"])
+    return [
+        abs(speed / each["1"] - 1)
+        for each in said.values()
+        for cards, speed in each.items()
+        if "1" in each and int(cards) > 1
+    ]
+
+
+def _floor() -> Iterator[str]:
+    """How far published runs are from themselves."""
+    titles = {
+        "decode": repeats("tg"),
+        "prefill": repeats("pp"),
+        "prefill of one micro-batch on several cards, against one": one_batch_on_several_cards(),
+    }
+    yield "| published twice | pairs | median difference | largest |"
+    yield "| --- | --- | --- | --- |"
+    for name, some in titles.items():
+        yield f"| {name} | {len(some)} | {median(some):.1%} | {max(some):.0%} |"
+
+
 def _by(name: str, kind: Callable[[Line], str], some: Sequence[Line]) -> dict[str, Slice]:
     def equal(value: str) -> Slice:
         return lambda x: kind(x) == value
@@ -341,6 +380,7 @@ def block() -> str:
             "",
             *_table(some, slices),
         ]
+    text += ["", "**How far published runs are from themselves**", "", *_floor()]
     text += ["", *(f"![{alt}]({name})" for name, alt in PLOTS.items())]
     return "\n".join(text).strip()
 

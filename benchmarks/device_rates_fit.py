@@ -7,12 +7,12 @@ The logarithm of a run's time is fitted by Gauss-Newton under a likelihood with 
 drawn to a prior (Gaussian, `PRIORS`), so that those with few runs stay near one. Many runs of one model on one
 device count as the root of their number.
 
-Judging: each device is left out in turn, and so is each tenth of the models. What formula and noise to take
-(`VARIANTS`) is chosen by folds inside the devices that are left in, never on those that are predicted. The
-interval of a device is set from the errors on the other devices.
+Judging: each device is left out in turn, and so is each model. What formula and noise to take (`VARIANTS`) is
+chosen by folds inside what is left in, never on what is predicted. The interval of a device or a model that was
+left out is set from the errors on the others (device_intervals.py).
 
     python benchmarks/device_rates_fit.py            # fit, judge, write
-    python benchmarks/device_rates_fit.py --check    # fit and compare with the file
+    python benchmarks/device_rates_fit.py --check    # fit, compare all but the widths with the file
 """
 
 from __future__ import annotations
@@ -31,20 +31,28 @@ from statistics import median
 from typing import NamedTuple
 
 import numpy as np
+from device_intervals import Miss, learned, width
 
 from weigh.engines.engine import Settings
 from weigh.estimate.device_speed import (
     DP4A_CAPABILITY,
-    KNOWN,
+    LAUNCH_QUEUE,
+    LONGER_QUEUE,
     MANY_RUNS,
+    UNPACKED_PER_LAYER,
     VECTOR_ATTENTION,
+    Case,
     Peaks,
+    Pipeline,
     Run,
     Term,
+    bits_of,
     decode_terms,
+    distance,
     integer_gain,
     pipeline_share,
     prefill_terms,
+    weights_of,
     whole,
 )
 from weigh.machine.device_names import Ram
@@ -108,6 +116,11 @@ PRIORS: Mapping[str, Mapping[str, tuple[float, float]]] = {
         # no matrix units: a fourth of the peak is left (see `Run.era` in device_rows.py)
         "era 2025 ROCm": (math.log(4.0), 0.5),
         "era amdvlk attention": (0.7, 0.5),
+        "era * quantized": (0.0, 0.2),
+        "era * F16": (0.0, 0.2),
+        "era * BF16": (0.0, 0.2),
+        "era rocblas ROCm": (0.0, 0.3),
+        "era rocblas BF16": (0.0, 1.0),
     },
 }
 
@@ -119,13 +132,16 @@ class Variant(NamedTuple):
         without: first words of effects; terms that only they describe fall away (`PIECES`).
         noise: of one run, in logarithms.
         degrees: of freedom of Student's t; 0 for Huber's likelihood.
+        line: how cards pass on a prompt's micro-batches.
     """
 
     without: tuple[str, ...] = ()
     noise: float = 0.08
     degrees: int = 0
+    line: Pipeline = Pipeline(58, 1.1)
 
 
+PLAIN = Variant()
 PIECES = frozenset({"vocabulary", "tile", "weights", "recurrent", "scores"})
 VARIANTS: Mapping[str, Sequence[Variant]] = {
     "decode": (
@@ -142,14 +158,15 @@ VARIANTS: Mapping[str, Sequence[Variant]] = {
         Variant(("weights",), noise=0.2, degrees=4),
         Variant(("recurrent",), noise=0.2, degrees=4),
         Variant(("scores",), noise=0.2, degrees=4),
+        Variant(noise=0.12, degrees=4, line=Pipeline(58, 1.0)),
+        Variant(noise=0.12, degrees=4, line=Pipeline(46, 1.1)),
+        Variant(noise=0.12, degrees=4, line=Pipeline(70, 1.1)),
     ),
 }
 NOTHING = -99.0  # logarithm of the cost of a piece that is left out
 HUBER = 1.5
 INNER_FOLDS, MODEL_FOLDS = 4, 10
 LARGEST_GAP = 1.0  # a worse miss counts as one of a factor of e where variants are compared
-COVERED = 0.8
-FEW_DEVICES = 3
 PRINTED_13900K_MT_PER_S = 6400  # said in its rows
 DEFAULTS = Settings()
 Effects = dict[str, float]
@@ -157,7 +174,14 @@ Row = Mapping[str, str]
 
 
 class Observed(NamedTuple):
-    """A published run in the formula's terms. `family`: `discrete`, `unified` or `host`."""
+    """A published run in the formula's terms.
+
+    Attributes:
+        family: `discrete`, `unified` or `host`.
+        cards: alike, on which the run is fitted as on one that takes as long (`cards_share`).
+        log_s: of what was measured.
+        batches: micro-batches of a prompt, 1 in decode.
+    """
 
     number: int
     device: str
@@ -170,6 +194,12 @@ class Observed(NamedTuple):
     cards: int
     terms: tuple[Term, ...]
     log_s: float
+    layers: int = 0
+    batches: int = 1
+    depth: int = 0
+    bits: str = ""
+    era: str = ""
+    weights: int = 0
 
     @property
     def kind(self) -> str:
@@ -213,7 +243,7 @@ def _spec(model: str, recipe: str) -> ModelSpec:
 
 
 def observed(rows: Sequence[Row], code: str) -> list[Observed]:
-    """Runs of one kind; several cards alike are one card that takes as long (`cards_share`)."""
+    """Runs of one kind."""
     found = []
     for number, row in enumerate(rows):
         if row["kind"] != code:
@@ -233,19 +263,27 @@ def observed(rows: Sequence[Row], code: str) -> list[Observed]:
                 on.family,
                 max(1, int(row["gpus"])),
                 terms,
-                math.log(seconds / cards_share(row)),
+                math.log(seconds),
+                spec.layers,
+                1 if code == "tg" else math.ceil(int(row["tokens"]) / int(row["ubatch"])),
+                int(row["depth"]),
+                bits_of(whole(spec)),
+                row["era"],
+                weights_of(whole(spec)),
             )
         )
     return found
 
 
-def cards_share(row: Row) -> float:
+def cards_share(run: Observed, line: Pipeline) -> float:
     """Decode takes as long as on one such card, had it the memory; prefill is shared out by micro-batches."""
-    if row["kind"] == "tg" or int(row["gpus"]) <= 1:
+    if run.batches == 1:
         return 1.0
-    tokens, ubatch = int(row["tokens"]), int(row["ubatch"])
-    per_batch = max(1, DEFAULTS.batch_tokens // ubatch)
-    return pipeline_share(int(row["gpus"]), math.ceil(tokens / ubatch), per_batch)
+    old = run.era == "2024"
+    unpacked = UNPACKED_PER_LAYER if old and run.bits == "16" else 0
+    line = line._replace(operations_per_layer=line.operations_per_layer - unpacked)
+    queue = LAUNCH_QUEUE * (1 if old else LONGER_QUEUE)
+    return pipeline_share(run.cards, run.layers, run.batches, line, queue)
 
 
 def terms_of(row: Row, on: Machine, spec: ModelSpec) -> tuple[tuple[Term, ...], float]:
@@ -293,10 +331,10 @@ class Design:
         self,
         runs: Sequence[Observed],
         priors: Mapping[str, tuple[float, float]],
-        without: tuple[str, ...] = (),
+        variant: Variant = PLAIN,
     ) -> None:
         self.runs = runs
-        kept = [[self._term(term, without) for term in run.terms] for run in runs]
+        kept = [[self._term(term, variant.without) for term in run.terms] for run in runs]
         terms = [[t for t in each if t is not None and t[0] > 0] for each in kept]
         self.names = sorted({name for each in terms for _, powers in each for name in powers})
         place = {name: i for i, name in enumerate(self.names)}
@@ -310,7 +348,7 @@ class Design:
                     self.powers[i, j, place[name]] += power
         pairs = [prior(name, priors) for name in self.names]
         self.means, self.deviations = (np.array(column) for column in zip(*pairs, strict=True))
-        self.truth = np.array([run.log_s for run in runs])
+        self.truth = np.array([run.log_s - math.log(cards_share(run, variant.line)) for run in runs])
         self.cells = [(run.device, run.backend, run.model, run.recipe) for run in runs]
 
     @staticmethod
@@ -384,10 +422,23 @@ class Gap(NamedTuple):
     known: str
     run: Observed
     value: float
+    far: float
 
     @property
-    def cell(self) -> tuple[str, str, str]:
-        return self.known, self.run.family, self.run.kind
+    def miss(self) -> Miss:
+        return Miss(EVIDENCE[self.left_out], self.case, self.run.era, self.run.model, self.value)
+
+    @property
+    def case(self) -> Case:
+        run, device = self.run, self.run.device.removesuffix(" CPU")
+        several = run.cards > 1
+        return Case(
+            self.known, device, run.backend, run.family, run.experts, run.bits, several, run.depth, self.far
+        )
+
+
+# What is left out tells of devices that are known so well.
+EVIDENCE = {"model": "published", "device": "related", "generation": "sheet"}
 
 
 def chosen(
@@ -423,9 +474,8 @@ class Judge:
         self.kind = kind
         self.runs = observed(read_runs(), code)
         self.variants = VARIANTS[kind]
-        without = {variant.without for variant in self.variants}
-        shared = {names: Design(self.runs, PRIORS[kind], names) for names in without}
-        self.designs = {variant: shared[variant.without] for variant in self.variants}
+        shared = {(v.without, v.line): Design(self.runs, PRIORS[kind], v) for v in self.variants}
+        self.designs = {v: shared[v.without, v.line] for v in self.variants}
         self.fitted = np.arange(len(self.runs))
         self.starts = {v: self.designs[v].fit(self.fitted, v) for v in self.variants}
 
@@ -476,8 +526,13 @@ class Judge:
             known = "related" if (run.backend, run.generation) in seen else "sheet"
             if counts[run.device, run.backend] >= MANY_RUNS:
                 known = "published"
-            found.append(Gap(what, known, run, float(value)))
+            measured = {self.runs[j].weights for j in inside if self._alike(j, i)}
+            found.append(Gap(what, known, run, float(value), distance(run.weights, measured)))
         return found
+
+    def _alike(self, one: int, other: int) -> bool:
+        a, b = self.runs[one], self.runs[other]
+        return (a.device, a.backend) == (b.device, b.backend)
 
     def tasks(self) -> list[tuple[str, str, frozenset[str], bool]]:
         """Each device, each generation, and models that share a choice of variant, each by itself."""
@@ -521,55 +576,8 @@ def all_gaps(kind: str) -> list[Gap]:
 # --- intervals ---------------------------------------------------------------------------------------------
 
 
-def weighted_quantile(values: Sequence[tuple[float, float]], share: float) -> float:
-    total = sum(weight for _, weight in values)
-    seen = 0.0
-    for value, weight in sorted(values):
-        seen += weight
-        if seen >= share * total:
-            return value
-    return max(value for value, _ in values)
-
-
-def half_width(gaps: Sequence[Gap]) -> float:
-    """That holds 80 % of the gaps, every device counting as the root of its runs.
-
-    A little more where devices are few, since the next one may be beyond them all.
-    """
-    count = Counter(g.run.device for g in gaps)
-    share = COVERED + (1 - COVERED) / len(count)
-    return weighted_quantile([(abs(g.value), 1 / math.sqrt(count[g.run.device])) for g in gaps], share)
-
-
-def widths(gaps: Sequence[Gap]) -> dict[str, float]:
-    """By how well a device is known, its kind and the model's; never narrower where less is known.
-
-    `sheet` is set by leaving out whole generations. A cell of fewer than three devices takes the widest of
-    itself and of what is next to it: the other kind of model, then the other kinds of devices.
-    """
-    evidence = {"published": "model", "related": "device", "sheet": "generation"}
-    found: dict[str, float] = {}
-    for known in KNOWN:
-        some = [g for g in gaps if g.left_out == evidence[known]]
-        for family in ("discrete", "unified", "host"):
-            for kind in ("dense", "experts"):
-                nested = (
-                    [g for g in some if g.run.family == family and g.run.kind == kind],
-                    [g for g in some if g.run.family == family],
-                    some,
-                )
-                width = 0.0
-                for level in nested:
-                    width = max(width, half_width(level) if level else 0.0)
-                    if len({g.run.device for g in level}) >= FEW_DEVICES:
-                        break
-                less = found.get(f"{KNOWN[KNOWN.index(known) - 1]} {family} {kind}", 0.0)
-                found[f"{known} {family} {kind}"] = max(width, less if known != "published" else 0.0)
-    return found
-
-
 class Judged(NamedTuple):
-    """A gap with the half-width that was set without its device."""
+    """A gap with the half-width that was set without its device, or without its model on a device seen."""
 
     gap: Gap
     width: float
@@ -580,12 +588,24 @@ class Judged(NamedTuple):
 
 
 def judged(gaps: Sequence[Gap]) -> list[Judged]:
-    found = []
-    for device in sorted({g.run.device for g in gaps}):
-        table = widths([g for g in gaps if g.run.device != device])
-        mine = [g for g in gaps if g.run.device == device]
-        found += [Judged(g, table[" ".join(g.cell)]) for g in mine]
-    return found
+    with ProcessPoolExecutor() as pool:
+        tasks = [
+            (gaps, of_model, name)
+            for of_model in (False, True)
+            for name in sorted({g.run.model if of_model else g.run.device for g in gaps})
+        ]
+        return [result for results in pool.map(_judge_one, tasks) for result in results]
+
+
+def _judge_one(task: tuple[Sequence[Gap], bool, str]) -> list[Judged]:
+    gaps, of_model, name = task
+
+    def belongs(gap: Gap) -> bool:
+        return (gap.run.model if of_model else gap.run.device) == name
+
+    table = learned([g.miss for g in gaps if not belongs(g)])
+    mine = [g for g in gaps if belongs(g) and (g.left_out == "model") == of_model]
+    return [Judged(g, width(table, g.case, g.run.era)) for g in mine]
 
 
 # --- what is told ------------------------------------------------------------------------------------------
@@ -594,6 +614,14 @@ def judged(gaps: Sequence[Gap]) -> list[Judged]:
 def percent(log_gaps: Iterable[float]) -> float:
     """Median of |predicted / measured - 1| of speeds."""
     return 100 * median(abs(math.expm1(g)) for g in log_gaps)
+
+
+def measured_weights(runs: Sequence[Observed]) -> dict[str, list[int]]:
+    """Of the models that were measured on each device."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for run in runs:
+        found[f"{run.device.removesuffix(' CPU')} {run.backend}"].add(run.weights)
+    return {name: sorted(each) for name, each in sorted(found.items())}
 
 
 def report(kind: str, results: Sequence[Judged]) -> None:
@@ -619,6 +647,11 @@ def report(kind: str, results: Sequence[Judged]) -> None:
         print(f"      {device:34} {backend:7} {len(values):3} runs, takes {times:.2f} x the time predicted")
 
 
+def todays(terms: Mapping[str, float]) -> dict[str, float]:
+    """Terms less those of older builds."""
+    return {name: round(value, 4) for name, value in terms.items() if not name.startswith("era")}
+
+
 def write_predictions(results: Mapping[str, Sequence[Judged]]) -> None:
     """A line for each run and what it was predicted without; `row` counts the lines of device_runs.csv from 0."""
     rows = read_runs()
@@ -639,7 +672,7 @@ def write_predictions(results: Mapping[str, Sequence[Judged]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="compare with the file instead of writing it")
+    parser.add_argument("--check", action="store_true", help="compare all but the widths with the file")
     check = parser.parse_args().check
     content: dict[str, dict[str, object]] = {}
     results: dict[str, list[Judged]] = {}
@@ -655,14 +688,17 @@ def main() -> None:
             report(kind, results[kind])
         counts = Counter(f"{r.device.removesuffix(' CPU')} {r.backend}" for r in judge.runs)
         content[kind] = {
-            "effects": {n: round(v, 4) for n, v in effects.items() if not n.startswith("era")},
-            "errors": {name: round(width, 3) for name, width in widths(gaps).items()} if gaps else None,
+            "effects": todays(effects),
+            "weights": measured_weights(judge.runs),
+            "pipeline": tuple(variant.line),
+            "widths": todays(learned([g.miss for g in gaps])) if gaps else None,
             "runs": dict(sorted(counts.items())),
             "generations": sorted({f"{r.backend} {r.generation}" for r in judge.runs}),
         }
     if check:
         kept = json.loads(RATES.read_text(encoding="utf-8"))
-        same = all(content[kind]["effects"] == kept[kind]["effects"] for kind in KINDS)
+        made = json.loads(json.dumps(content))
+        same = all({**made[kind], "widths": kept[kind]["widths"]} == kept[kind] for kind in KINDS)
         print("device_rates.json is up to date" if same else "device_rates.json differs")
         raise SystemExit(0 if same else 1)
     RATES.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -174,7 +174,9 @@ class Run:
 
     `era` names a build or driver that today's differ from: "2024" up to mid 2024, before flash attention and
     newer kernels; "2025" the first builds for Strix Halo, whose ROCm kernels used no matrix units (they came
-    with llama.cpp's pull requests 17156, 17576 and 17879 late that year); "amdvlk" a driver given up in 2025.
+    with llama.cpp's pull requests 17156, 17576 and 17879 late that year); "amdvlk" a driver given up in 2025;
+    "rocblas" runs that were told to do without hipBLASLt, which multiplies 16-bit weights
+    (ROCBLAS_USE_HIPBLASLT=0, `hblt0` in the names of their logs).
     """
 
     device: str
@@ -274,6 +276,8 @@ def _era(row: dict[str, str]) -> str:
         return "2024"
     if "lhl/strix-halo-testing" in row["source"]:
         return "2025"
+    if "__hblt0__" in row["source"]:
+        return "rocblas"
     return "amdvlk" if "amdvlk" in row["source"] else ""
 
 

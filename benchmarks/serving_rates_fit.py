@@ -20,7 +20,8 @@ from statistics import median
 from typing import NamedTuple
 
 import numpy as np
-from device_rates_fit import DATA, Design, Observed, Variant, weighted_quantile
+from device_intervals import weighted_quantile
+from device_rates_fit import DATA, Design, Observed, Variant
 
 from weigh.engines.engine import Settings
 from weigh.estimate.device_speed import Peaks, cache_bytes_read, whole

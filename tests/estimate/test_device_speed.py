@@ -14,13 +14,18 @@ from tests.calibrations import CALIBRATION
 from weigh.bench import probes
 from weigh.engines.engine import Settings
 from weigh.estimate.device_speed import (
+    DEEP_TOKENS,
     KNOWN,
+    LAUNCH_QUEUE,
     LAUNCH_S,
+    Case,
     Part,
     Peaks,
+    Pipeline,
     Rates,
     Run,
     decode_terms,
+    half_width,
     pipeline_share,
     placed_speed,
     prefill_terms,
@@ -208,10 +213,30 @@ def test_tensor_parallel_uses_all_cards_at_once() -> None:
 
 
 def test_cards_in_a_row_work_on_several_micro_batches_at_once() -> None:
-    # 4 micro-batches on 2 cards: A1, A2+B1, A3+B2, A4+B3, B4 are 5 turns instead of 8
-    assert pipeline_share(2, 16, 4) == 5 / 8
-    assert pipeline_share(4, 1, 4) == 1
-    assert pipeline_share(1, 16, 4) == 1
+    line = Pipeline(10, 1.0)
+    # 15 layers and the output are 8 each; 4 micro-batches on 2 cards: A1, A2+B1, A3+B2, A4+B3, B4
+    pace = 8 * 2 / 15
+    assert pipeline_share(2, 15, 4, line, 1e9) == pytest.approx((3 * pace + 2) / 8)
+    assert pipeline_share(4, 15, 1, line, 1e9) == 1
+    assert pipeline_share(1, 15, 4, line, 1e9) == 1
+
+
+def test_a_full_queue_keeps_other_cards_waiting() -> None:
+    line = Pipeline(10, 1.0)
+    # 4 cards of 20 layers, 200 operations each. A queue of 160 takes four fifths of a micro-batch: the next one
+    # is let in when the last card is through with a fifth, after 3.2 turns
+    share = pipeline_share(4, 80, 8, line, 160)
+    assert share == pytest.approx((7 * 3.2 + 4) / 32)
+    # with room for two, every other one starts at the pace of the fullest card, and then waits for the last card
+    assert pipeline_share(4, 80, 2, line, 400) == pytest.approx((21 / 20 + 4) / 8)
+    assert pipeline_share(4, 80, 8, line, 400) < share
+
+
+def test_large_models_gain_less_from_several_cards_on_older_builds() -> None:
+    """Meta-Llama 3 on 4 against 1 x H100, Q4_K_M, 4096 tokens, as published: 2.51 x at 8B, 1.26 x at 70B."""
+    line = rates()[1].pipeline
+    assert 1 / pipeline_share(4, 32, 8, line, LAUNCH_QUEUE) == pytest.approx(2.51, rel=0.1)
+    assert 1 / pipeline_share(4, 80, 8, line, LAUNCH_QUEUE) == pytest.approx(1.26, rel=0.1)
 
 
 def test_a_calibrated_host_is_answered_by_its_calibration_alone() -> None:
@@ -279,16 +304,35 @@ def test_published_runs_lie_in_the_intervals_of_their_devices() -> None:
     assert inside / len(rows) > 0.75
 
 
+def test_a_half_width_is_the_product_of_what_is_told_of_a_run() -> None:
+    case = Case("related", "X", "CUDA", "discrete", False, "16", False, DEEP_TOKENS)
+    terms = {"related": math.log(0.1), "CUDA": 0.2, "related discrete": 0.3, "deep": 0.5, "experts": 9.0}
+    assert half_width(terms, case) == pytest.approx(0.1 * math.exp(0.2 + 0.3 + 0.5 / 2))
+
+
 def test_intervals_widen_with_what_is_not_known() -> None:
     for table in rates():
-        for kind in ("discrete", "unified", "host"):
-            for model in ("dense", "experts"):
-                widths = [table.errors[f"{known} {kind} {model}"] for known in KNOWN]
+        for backend, family in (("CUDA", "discrete"), ("Metal", "unified"), ("CPU", "host")):
+            for experts in (False, True):
+                case = Case("published", "", backend, family, experts, "few", False, 0)
+                widths = [half_width(table.widths, case._replace(known=known)) for known in KNOWN]
                 assert widths == sorted(widths)
     kinds = {
         name: rates()[0].known(target_named(name).gpus[0]) for name in ("RTX 3060", "RTX 3090", "MI300X")
     }
     assert kinds == {"RTX 3060": "published", "RTX 3090": "related", "MI300X": "sheet"}
+
+
+def test_a_model_far_from_those_measured_on_a_device_has_a_wider_interval() -> None:
+    target = target_named("4x A40")
+
+    def width(model: str) -> float:
+        spec = quantized(model)
+        placement = Placement((spec.layers // 4,) * 3 + (spec.layers - 3 * (spec.layers // 4),), True)
+        found = placed_speed(spec, SETTINGS, Workload(), target, placement).prefill_tokens_per_s
+        return found.high / found.low
+
+    assert width("Qwen/Qwen2.5-14B-Instruct") > 1.02 * width("Qwen/Qwen3-8B")
 
 
 def test_loading_reads_the_whole_file_and_says_what_it_takes_for_granted() -> None:

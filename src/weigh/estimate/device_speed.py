@@ -11,9 +11,9 @@ Prefill of T tokens   sum over devices of
                       + T x recurrent states x what their updates cost
                       + micro-batches x (layers x time to launch one + weights brought in once
                         + rows of multiplication tiles that an expert's few tokens leave empty)
-Offloaded parts run one after another, but GPUs that hold all layers work on several micro-batches at once
-(`pipeline_share`). Weights in RAM cross the bus to a GPU in prefill, because llama.cpp
-multiplies batches of `OFFLOAD_TOKENS` and more there; otherwise the host does its part itself.
+Offloaded parts run one after another, but GPUs that hold all layers work on several micro-batches at once, as far
+as the queues of what is sent to them reach (`pipeline_share`). Weights in RAM cross the bus to a GPU in prefill,
+because llama.cpp multiplies batches of `OFFLOAD_TOKENS` and more there; otherwise the host does its part itself.
 
 Each cost is a product of effects, named `backend`, `generation`, `format` and so on, that
 `benchmarks/device_rates_fit.py` fitted to published runs of llama.cpp (data/device_rates.json): a device that
@@ -25,12 +25,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from weigh.engines.engine import Settings
 from weigh.estimate.calibration import Calibration
@@ -57,6 +57,12 @@ SIZE_FLOPS_PER_S = 50e12  # a GPU of this peak is of ordinary size
 DP4A_CAPABILITY, DP4A_GAIN = "6.1", 2.0
 VECTOR_ATTENTION = frozenset({Backend.ROCM, Backend.VULKAN, Backend.SYCL})  # no matrix units in attention
 OFFLOAD_TOKENS = 32  # llama.cpp, ggml-cuda.cu: batches from here on are multiplied on the GPU
+# What is sent to an NVIDIA card waits in a queue of so many operations, of which llama.cpp makes four times as many
+# since its build 7844 (pull request 19042); the 1024 are the default (from memory: unverified).
+LAUNCH_QUEUE = 1024
+LONGER_QUEUE = 4
+UNPACKED_PER_LAYER = 7  # matrices, which older builds turned into 16 bits before they multiplied them
+PIPELINE_COPIES = 4  # micro-batches under way at most: GGML_SCHED_MAX_COPIES
 LINK_SHARE = 0.7  # of the bus's peak that copies reach: taken for granted
 TENSOR_PARALLEL_SHARE = 0.85  # of n GPUs' rate that is left beside exchanging sums: taken for granted
 
@@ -235,6 +241,24 @@ def _sized(term: Term, run: Run, peaks: Peaks) -> Term:
     return term._replace(slopes=(size,))
 
 
+def bits_of(part: Part) -> str:
+    """Of the format that most weights have: `16`, `8` or `few`."""
+    sizes: dict[str, int] = {}
+    for kind, count in (*part.dense, *part.experts):
+        name = "16" if format_class(kind) == "16" else "8" if kind.bits_per_weight >= 8 else "few"
+        sizes[name] = sizes.get(name, 0) + count
+    return max(sizes, key=sizes.__getitem__, default="few")
+
+
+def weights_of(part: Part) -> int:
+    return sum(count for _, count in (*part.dense, *part.experts))
+
+
+def distance(weights: int, measured: Iterable[int]) -> float:
+    """From the nearest model that was measured: the logarithm of the ratio of their weights."""
+    return min((abs(math.log(weights / other)) for other in measured if weights), default=0.0)
+
+
 def _bytes_by_class(weights: Sequence[tuple[NumberFormat, int]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for kind, count in weights:
@@ -299,7 +323,7 @@ def _prefill_effects(run: Run, name: str, expert: bool) -> tuple[str, ...]:
     ]
     found += [f"format {name} {run.backend}"]
     found += ["experts", f"experts {run.backend}"] if expert else []
-    return (*found, f"era {run.era} {run.backend}") if run.era else tuple(found)
+    return (*found, f"era {run.era} {run.backend}", f"era {run.era} {name}") if run.era else tuple(found)
 
 
 @lru_cache(maxsize=4096)
@@ -317,21 +341,91 @@ def _effects(run: Run, what: str, *, eras: bool = True) -> tuple[str, ...]:
 # --- rates --------------------------------------------------------------------------------------------------
 
 
+KNOWN = (
+    "published",
+    "related",
+    "sheet",
+)  # runs of its own; of its generation and backend; its data sheet only
+UNSETTLED = frozenset({Backend.ROCM, Backend.VULKAN, Backend.SYCL})  # drivers and kernels differ, and change
+DEEP_TOKENS = 4096  # cached, at half of what depth adds to an interval
+
+FARTHEST = math.log(10)  # further than published runs tell
+
+
+class Case(NamedTuple):
+    """What the width of an interval depends on.
+
+    Attributes:
+        known: how well the device is, one of `KNOWN`.
+        family: `discrete`, `unified` or `host`.
+        bits: of most weights: `16`, `8` or `few`.
+        several: cards.
+        depth: tokens cached before.
+        far: logarithm of the model's weights over those of the nearest model that was measured on the device.
+    """
+
+    known: str
+    device: str
+    backend: str
+    family: str
+    experts: bool
+    bits: str
+    several: bool
+    depth: int
+    far: float = 0.0
+
+
+def traits(case: Case) -> tuple[tuple[str, float], ...]:
+    """Names of scale terms, each with its share; many count once for all and once more for how much is known."""
+    found = [(case.family, 1.0), (case.backend, 1.0)]
+    found += [("unsettled", 1.0)] * (case.backend in UNSETTLED) + [("several", 1.0)] * case.several
+    found += [("experts", 1.0), (f"experts {case.family}", 1.0)] * case.experts
+    found += [("deep", case.depth / (case.depth + DEEP_TOKENS))] * bool(case.depth)
+    mine = [(f"{case.known} {name}", share) for name, share in found]
+    own = [(f"device {case.device} {case.backend}", 1.0)] * (case.known == "published")
+    own += [("far", min(case.far, FARTHEST))] * (case.known == "published" and case.far > 0)
+    return (*found, *mine, *own, (f"bits {case.bits}", 1.0), (case.known, 1.0))
+
+
+def half_width(widths: Mapping[str, float], case: Case) -> float:
+    """80 % half-width of the logarithm of a time; never narrower than if more were known."""
+    levels = KNOWN[: KNOWN.index(case.known) + 1]
+    cases = [case._replace(known=level) for level in levels if level in widths]
+    return max(math.exp(sum(widths.get(name, 0.0) * share for name, share in traits(one))) for one in cases)
+
+
+class Pipeline(NamedTuple):
+    """How cards pass on micro-batches, fitted with the rest.
+
+    Attributes:
+        operations_per_layer: that are sent to a card.
+        handover: how much longer each turn takes.
+    """
+
+    operations_per_layer: float
+    handover: float
+
+
+NO_DELAY = Pipeline(0.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Rates:
     """Fitted effects, as logarithms, and how far estimates made with them were off.
 
     Attributes:
-        errors: 80 % half-width of the logarithm, by how well the device is known (`KNOWN`), the kind of device
-            (`discrete`, `unified`, `host`) and of model (`dense`, `experts`).
+        widths: logarithms of scale terms that make up a half-width (`half_width`).
         runs: how many published runs each device has, by its name and backend.
+        weights: of the models among them.
         generations: those with runs, by backend and name.
     """
 
     effects: dict[str, float]
-    errors: dict[str, float]
+    widths: dict[str, float]
     runs: dict[str, int]
     generations: tuple[str, ...] = ()
+    pipeline: Pipeline = NO_DELAY
+    weights: dict[str, list[int]] = field(default_factory=dict)
 
     def seconds(self, terms: Sequence[Term]) -> float:
         return sum(term.seconds * self._factor(term) for term in terms)
@@ -351,18 +445,24 @@ class Rates:
             return "published"
         return "related" if f"{device.backend} {device.generation}" in self.generations else "sheet"
 
-    def error(self, device: Device, *, experts: bool) -> float:
-        """80 % half-width of the logarithm of a time on `device`."""
-        kind = "host" if device.backend is Backend.CPU else "unified" if device.unified else "discrete"
-        return self.errors[f"{self.known(device)} {kind} {'experts' if experts else 'dense'}"]
+    def error(self, device: Device, part: Part, *, weights: int, several: bool, depth: int) -> float:
+        """80 % half-width of the logarithm of a time on `device`; `weights` are those of the whole model."""
+        far = distance(weights, self.weights.get(f"{device.name} {device.backend}", ()))
+        bits = bits_of(part)
+        family = "host" if device.backend is Backend.CPU else "unified" if device.unified else "discrete"
+        described = (self.known(device), device.name, device.backend, family, bool(part.experts))
+        case = Case(*described, bits, several, depth, far)
+        key = (id(self), case)
+        if key not in _half_widths:
+            if len(_half_widths) >= _REMEMBERED:
+                _half_widths.clear()
+            _half_widths[key] = half_width(self.widths, case)
+        return _half_widths[key]
 
 
-KNOWN = (
-    "published",
-    "related",
-    "sheet",
-)  # runs of its own; of its generation and backend; its data sheet only
 _factors: dict[tuple[int, tuple[str, ...]], float] = {}
+_half_widths: dict[tuple[int, Case], float] = {}
+_REMEMBERED = 4096
 MANY_RUNS = 3
 
 
@@ -371,7 +471,10 @@ def rates() -> tuple[Rates, Rates]:
     """Those of decode and of prefill."""
     path = Path(__file__).parents[1] / "data" / "device_rates.json"
     content = json.loads(path.read_bytes())
-    decode, prefill = (Rates(**content[name]) for name in ("decode", "prefill"))
+    decode, prefill = (
+        Rates(**{**content[name], "pipeline": Pipeline(*content[name]["pipeline"])})
+        for name in ("decode", "prefill")
+    )
     return decode, prefill
 
 
@@ -488,7 +591,6 @@ def _between(
     return tuple((kind, count) for kind, count in counts if count)
 
 
-_REMEMBERED = 4096
 _sums_of: dict[int, _Sums] = {}
 
 
@@ -617,6 +719,7 @@ def _decode(
     depth = workload.depth_tokens + workload.output_tokens / 2
     sequences = workload.parallel
     decode, prefill = rates()
+    described = _described(placed, target, workload)
     timed = []
     for device, part in placed:
         run = run_on(device)
@@ -628,10 +731,24 @@ def _decode(
             peaks = peaks_of(device, target.cpu_features)
             seconds += prefill.seconds(_arithmetic(part, run, peaks, sequences - 1))
         seconds /= _gain(placement, target)
-        timed.append(_timed(seconds, device, part, decode, _known(device)))
+        timed.append(_timed(seconds, device, part, decode, _known(device), **described))
     more = [SEVERAL_SEQUENCES_ERROR] * (sequences > 1) + [TENSOR_PARALLEL_ERROR] * placement.tensor_parallel
     more += [SPLIT_ERROR] * _mixed(placed)
     return timed, math.hypot(*more)
+
+
+class _Described(TypedDict):
+    """What of a whole setup an interval depends on."""
+
+    weights: int
+    several: bool
+    depth: int
+
+
+def _described(placed: Sequence[_Share], target: Target, workload: Workload) -> _Described:
+    weights = sum(weights_of(part) for _, part in placed)
+    several = sum(device is not target.host for device, _ in placed) > 1
+    return {"weights": weights, "several": several, "depth": workload.depth_tokens}
 
 
 def _mixed(placed: Sequence[_Share]) -> bool:
@@ -650,8 +767,9 @@ def _prefill(
     tokens, depth = workload.prompt_tokens, workload.depth_tokens
     ubatch = min(settings.ubatch_tokens, settings.batch_tokens, tokens)
     prefill = rates()[1]
+    described = _described(placed, target, workload)
     timed, copied_any = [], False
-    faster = _gain(placement, target) / _pipelined(placed, settings, tokens, ubatch, placement)
+    faster = _gain(placement, target) / _pipelined(placed, tokens, ubatch, placement)
     for device, part in placed:
         copied = device is target.host and placement.on_gpu and ubatch >= OFFLOAD_TOKENS
         worker = target.gpus[0] if copied else device
@@ -668,7 +786,7 @@ def _prefill(
             seconds += math.ceil(tokens / ubatch) * _copy_s(part, worker, ubatch)
             copied_any = True
         known = _known(worker) and bool(worker.fp16_flops_per_s or worker.fp32_flops_per_s)
-        timed.append(_timed(seconds, worker, part, prefill, known))
+        timed.append(_timed(seconds, worker, part, prefill, known, **described))
     more = [TENSOR_PARALLEL_ERROR] * placement.tensor_parallel + [COPIED_WEIGHTS_ERROR] * copied_any
     more += [SPLIT_ERROR] * _mixed(placed)
     return timed, math.hypot(*more)
@@ -683,25 +801,38 @@ def _copy_s(part: Part, gpu: Device, tokens: int) -> float:
     return size / (gpu.link_bytes_per_s * LINK_SHARE)
 
 
-def pipeline_share(gpus: int, micro_batches: int, per_batch: int) -> float:
-    """Time of a prompt on `gpus` that pass on each micro-batch of a batch, over that of one after the other.
+def pipeline_share(gpus: int, layers: int, micro_batches: int, line: Pipeline, queue: float) -> float:
+    """Time of a prompt on `gpus` alike that pass on each micro-batch, over that of one after the other.
 
-    A batch of m micro-batches takes m + gpus - 1 turns instead of m x gpus. Source: llama-context.cpp,
-    `pipeline_parallel`; published runs on several cards take 1.03 x as long (docs/devices.md).
+    Layers and the output are dealt out evenly, so the card with most of them sets the pace. One thread fills the
+    queues of all cards, of `queue` operations each; while it waits at a full one it feeds no other. So micro-batch
+    m + 1 is let in when the last card is through with m less those that fit into a queue. Counted in turns, the
+    time of a micro-batch on a card with an even share. Source: llama-context.cpp, `pipeline_parallel`; published
+    runs on four cards, of which a model of 32 layers gains 2.9 x and one of 80 layers 1.3 x (docs/devices.md).
     """
-    at_once = min(micro_batches, per_batch)
-    return (at_once + gpus - 1) / (at_once * gpus)
+    if gpus == 1:
+        return 1.0
+    sent = layers * line.operations_per_layer / gpus
+    fit = min(PIPELINE_COPIES, queue / sent) if sent else PIPELINE_COPIES
+    pace = max(1.0, line.handover * math.ceil((layers + 1) / gpus) * gpus / layers)
+    starts = [0.0]
+    for number in range(1, micro_batches):
+        start, through = starts[-1] + pace, number - fit
+        if through > 0:
+            latest = math.ceil(through)
+            start = max(start, starts[latest - 1] + gpus - 1 + through - (latest - 1))
+        starts.append(start)
+    return (starts[-1] + gpus) / (micro_batches * gpus)
 
 
-def _pipelined(
-    placed: Sequence[_Share], settings: Settings, tokens: int, ubatch: int, placement: Placement
-) -> float:
+def _pipelined(placed: Sequence[_Share], tokens: int, ubatch: int, placement: Placement) -> float:
     """llama.cpp does so where all layers are on GPUs whose backend has events."""
     backends = {share.device.backend for share in placed}
     if placement.tensor_parallel or not backends <= {Backend.CUDA, Backend.ROCM}:
         return 1.0
-    per_batch = max(1, settings.batch_tokens // ubatch)
-    return pipeline_share(len(placed), math.ceil(tokens / ubatch), per_batch)
+    layers = sum(share.part.layers for share in placed)
+    queue = LAUNCH_QUEUE * LONGER_QUEUE
+    return pipeline_share(len(placed), layers, math.ceil(tokens / ubatch), rates()[1].pipeline, queue)
 
 
 def _gain(placement: Placement, target: Target) -> float:
@@ -712,8 +843,18 @@ def _known(device: Device) -> bool:
     return device.bandwidth_bytes_per_s is not None
 
 
-def _timed(seconds: float, device: Device, part: Part, table: Rates, known: bool) -> _Timed:
-    error = math.expm1(table.error(device, experts=bool(part.experts)))
+def _timed(
+    seconds: float,
+    device: Device,
+    part: Part,
+    table: Rates,
+    known: bool,
+    *,
+    weights: int,
+    several: bool,
+    depth: int,
+) -> _Timed:
+    error = math.expm1(table.error(device, part, weights=weights, several=several, depth=depth))
     if not known:
         return _Timed(seconds, math.hypot(error, UNKNOWN_RATE_ERROR), Basis.RULE_OF_THUMB)
     published = table.known(device) == "published"
