@@ -4,10 +4,11 @@
     python benchmarks/accuracy.py --ask              # ask llmfit and whichllm about the very same rows (minutes)
     python benchmarks/accuracy.py                    # the page and the plots from what was kept
 
-`--run` wants the machine to itself. For every model and number format it runs, one after another: short models
-(`weigh try --short`), the whole one (`weigh try --full`), and keeps both beside the estimate that the machine's
-calibration gives without having run that model. The machine is calibrated anew before every fifth model; what
-the very first calibration says is kept too. What is done is kept in `benchmarks/data/accuracy_runs.jsonl`, and a
+`--run` wants the machine to itself. For every model it calibrates the machine, and for both number formats it runs
+the short models that `weigh try --short` would run, and the whole one, in turns: so a machine that is faster at one
+time than at another is so for both, and the error is the method's. Before that `weigh try --short` runs alone, as
+people run it. Both are kept beside the estimate from the calibration, which never ran that model, and from the very
+first calibration. What is done is kept in `benchmarks/data/accuracy_runs.jsonl`, and a
 run that is interrupted goes on where it stopped; give models to run these again. Peers need `python
 benchmarks/peers.py --install` once. The page includes what `benchmarks/accuracy_published.py` shows of published
 runs. An error is |predicted / measured - 1|.
@@ -21,6 +22,7 @@ import platform
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -29,12 +31,19 @@ from typing import Any
 import accuracy_published
 from peers import NoAnswer, Question, ask_llmfit, ask_whichllm, serving
 
-from weigh.bench.here import Here, here
-from weigh.bench.trial import Trial, choose_way, run_trial
-from weigh.engines.engine import Settings
+from weigh.bench.here import Here, here, scratch_folder
+from weigh.bench.plan import Plan
+from weigh.bench.trial import choose_way, run_trial
+from weigh.bench.truncated import Extrapolated, load, predict
+from weigh.bench.turns import Driven, Seen, in_turns
+from weigh.engines.engine import Limits, Settings
+from weigh.estimate.extrapolate import SHARED_ERROR
 from weigh.estimate.setup import SetupEstimate, weigh
 from weigh.estimate.speed import Workload
+from weigh.figure import Basis, Figure, FigureJson
+from weigh.machine.disturbance import Watch
 from weigh.model.resolve import resolve
+from weigh.synth import synthetic_file
 
 FOLDER = Path(__file__).parent
 RUNS, PEERS = FOLDER / "data" / "accuracy_runs.jsonl", FOLDER / "data" / "accuracy_peers.json"
@@ -56,8 +65,7 @@ MODELS = {  # why each is there
     "meta-llama/Llama-3.1-8B-Instruct": "dense",
 }
 QUANTIZATIONS = ("Q4_K_M", "Q8_0")
-WORKLOAD = Workload(prompt_tokens=256, output_tokens=64)
-CALIBRATE_EVERY = 5
+SETTINGS, WORKLOAD = Settings(context_tokens=4096), Workload(prompt_tokens=256, output_tokens=32)
 SPEEDS = ("decode_tokens_per_s", "prefill_tokens_per_s")
 QUANTITIES = (*SPEEDS, "load_s", "peak_memory_bytes")
 GOALS = {  # median, ninth tenth
@@ -81,24 +89,24 @@ def run(names: Sequence[str]) -> None:
         rows = [row for row in rows if (row["model"], row["quantization"]) not in every]
     done = {(row["model"], row["quantization"]) for row in rows}
     first: Here | None = None
-    site: Here | None = None
-    for number, (model, quant) in enumerate(one for one in every if one not in done):
-        if site is None or number % CALIBRATE_EVERY == 0:
+    for model in MODELS:
+        todo = [quant for quant in QUANTIZATIONS if (model, quant) in every and (model, quant) not in done]
+        if todo:
             say("calibrating")
             site = replace(here(again=True).on_host, learned=None)
-            first = first or site
-        assert first is not None
-        say(f"{model}:{quant}")
-        rows.append(measured(model, quant, site, first))
-        RUNS.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            first = first or site  # of this day
+        for quant in todo:
+            say(f"{model}:{quant}")
+            rows.append(measured(model, quant, site, first))
+            RUNS.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def measured(model: str, quant: str, site: Here, first: Here) -> Row:
     spec = resolve(f"{model}:{quant}")
-    settings = Settings(context_tokens=4096)
-    estimate, before = (weigh(spec, one, settings, WORKLOAD) for one in (site, first))
-    short = run_trial(estimate, site, choose_way(estimate, site, full=False))
-    full = run_trial(estimate, site, choose_way(estimate, site, full=True))
+    estimate, before = (weigh(spec, one, SETTINGS, WORKLOAD) for one in (site, first))
+    way = choose_way(estimate, site, full=False)
+    alone = run_trial(estimate, site, way)
+    short, whole, problems = in_turns_with_whole(way.plan, estimate, site)
     assert site.calibration is not None
     return {
         "model": model,
@@ -111,12 +119,54 @@ def measured(model: str, quant: str, site: Here, first: Here) -> Row:
         "calibration": {"took_s": site.calibration.took_s, "noise": site.calibration.noise},
         "calibrated": figures(estimate),
         "calibrated before": figures(before),
-        "truncated": {one.name: one.found and one.found.to_json() for one in short.compared},
-        "full": {one.name: one.found and one.found.to_json() for one in full.compared},
-        "layers": {"truncated": list(short.shorts), "full": spec.layers},
-        "took": {"truncated": cost(short), "full": cost(full)},
-        "problems": [*site.calibration.problems, *short.problems, *full.problems],
+        "alone": {one.name: one.found and one.found.to_json() for one in alone.compared},
+        "truncated": {
+            "decode_tokens_per_s": json_of(short.decode_tokens_per_s),
+            "prefill_tokens_per_s": json_of(short.prefill_tokens_per_s),
+            "load_s": json_of(short.load_s),
+            "peak_memory_bytes": json_of(short.peak_memory_bytes),
+        },
+        "full": {
+            "decode_tokens_per_s": spread([1 / step for step in whole.step_medians_s], "tokens/s"),
+            "prefill_tokens_per_s": spread(
+                [WORKLOAD.prompt_tokens / seconds for seconds in whole.prefills_s], "tokens/s"
+            ),
+            "load_s": spread([whole.load_s], "s"),
+            "peak_memory_bytes": spread([whole.memory.peak_bytes if whole.memory else 0], "bytes"),
+        },
+        "layers": {"truncated": list(alone.shorts), "full": spec.layers},
+        "took": {"seconds": alone.took_s, "memory_bytes": alone.took_bytes},
+        "problems": [*site.calibration.problems, *alone.problems, *problems],
     }
+
+
+def in_turns_with_whole(
+    plan: Plan | None, estimate: SetupEstimate, site: Here
+) -> tuple[Extrapolated, Seen, tuple[str, ...]]:
+    assert plan is not None
+    assert site.engine is not None
+    assert site.calibration is not None
+    watch = Watch()
+    with ExitStack() as stack:
+        driven = load(plan, site, stack)
+        file = stack.enter_context(synthetic_file(estimate.spec, scratch_folder()))
+        session = stack.enter_context(site.engine.start(file, SETTINGS, Limits()))
+        tokens = WORKLOAD.prompt_tokens, WORKLOAD.output_tokens
+        driven.append(Driven(session, estimate.spec.vocab, *tokens))
+        *shorts, whole = in_turns(driven, rounds=plan.rounds)
+        command = session.command
+    problems = watch.so_far().problems
+    found = predict(plan, shorts, command, estimate, site, site.calibration, SHARED_ERROR)
+    return found, whole, problems
+
+
+def spread(samples: Sequence[float], unit: str) -> FigureJson:
+    middle = statistics.median(samples)
+    return Figure(middle, min(samples), max(samples), unit, Basis.TEST_DRIVEN).to_json()
+
+
+def json_of(figure: Figure | None) -> FigureJson | None:
+    return figure.to_json() if figure else None
 
 
 def figures(estimate: SetupEstimate) -> Row:
@@ -128,10 +178,6 @@ def figures(estimate: SetupEstimate) -> Row:
         "load_s": speed.load_s.to_json(),
         "peak_memory_bytes": estimate.peak_memory_bytes.to_json(),
     }
-
-
-def cost(trial: Trial) -> Row:
-    return {"seconds": trial.took_s, "memory_bytes": trial.took_bytes, "noise": trial.noise}
 
 
 def kept() -> list[Row]:
@@ -186,7 +232,8 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
     yield "| | quantity | runs | median error | goal | nine in ten within | goal | bias | inside the 80 % interval |"
     yield "| --- | --- | --: | --: | --: | --: | --: | --: | --: |"
     ways = {
-        "truncated": "short models (`weigh try`)",
+        "truncated": "short models, in turns with the whole",
+        "alone": "short models, alone before it (`weigh try`)",
         "calibrated": "estimate from the calibration",
         "calibrated before": "… from the first calibration of the day",
     }
@@ -221,9 +268,9 @@ def words(quantity: str) -> str:
 def details(rows: Sequence[Row]) -> Iterator[str]:
     yield (
         "| model | layers run | decode: full run | short | calibrated | prefill: full run | short | calibrated"
-        " | full took | short took |"
+        " | `weigh try` took |"
     )
-    yield "| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |"
+    yield "| --- | --: | --: | --: | --: | --: | --: | --: | --: |"
     for row in rows:
         cells = []
         for speed in SPEEDS:
@@ -233,14 +280,11 @@ def details(rows: Sequence[Row]) -> Iterator[str]:
                 told = row[way][speed]
                 out = "" if told["low"] <= seen <= told["high"] else " out"
                 cells.append(f"{told['value'] / seen - 1:+.1%}{out}")
-        took = [
-            f"{one['seconds']:.0f} s, {one['memory_bytes'] / 2**30:.1f} GiB"
-            for one in (row["took"]["full"], row["took"]["truncated"])
-        ]
+        took = f"{row['took']['seconds']:.0f} s, {row['took']['memory_bytes'] / 2**30:.1f} GiB"
         layers = row["layers"]
         run_of = f"{' + '.join(map(str, layers['truncated']))} of {layers['full']}"
         name = f"{row['model'].partition('/')[2]}:{row['quantization']} ({row['architecture']})"
-        yield f"| {name} | {run_of} | {' | '.join(cells)} | {' | '.join(took)} |"
+        yield f"| {name} | {run_of} | {' | '.join(cells)} | {took} |"
 
 
 def other_loads(rows: Sequence[Row]) -> Iterator[str]:
@@ -285,8 +329,8 @@ def page(rows: Sequence[Row]) -> str:
     first = rows[0]
     days = sorted({row["date"] for row in rows})
     disturbed = sum(bool(row["problems"]) for row in rows)
-    seconds = [row["took"]["truncated"]["seconds"] for row in rows]
-    peak = max(row["took"]["truncated"]["memory_bytes"] for row in rows)
+    seconds = [row["took"]["seconds"] for row in rows]
+    peak = max(row["took"]["memory_bytes"] for row in rows)
     architectures = len({row["architecture"] for row in rows})
     return "\n".join(
         [
@@ -295,7 +339,7 @@ def page(rows: Sequence[Row]) -> str:
             f"{' and '.join(days)}, {first['cpu']}, {first['threads']} threads, Python {platform.python_version()},"
             f" llama.cpp ({first['engine']}). {len(rows)} runs of {len({row['model'] for row in rows})} models of"
             f" {architectures} architectures; prefill over {WORKLOAD.prompt_tokens} tokens, decode over"
-            f" {WORKLOAD.output_tokens}, two rounds. Short models took {statistics.median(seconds):.0f} s in the"
+            f" {WORKLOAD.output_tokens}, three rounds. `weigh try` took {statistics.median(seconds):.0f} s in the"
             f" median, {max(seconds):.0f} s at most, and {peak / 2**30:.1f} GiB at most. In {disturbed} of the rows"
             " other work was noticed on the machine. Bold: the goal was missed.",
             "",

@@ -161,17 +161,22 @@ def choose_way(
 def run_trial(
     estimated: SetupEstimate | Served,
     here: Here,
-    way: Way,
+    way: Way | None = None,
     *,
     repetitions: int | None = None,
     progress: Progress = lambda stage, done: None,
 ) -> Trial:
     """Run it and keep the result beside its estimate in the store.
 
+    Args:
+        way: None for what `choose_way` chooses.
+
     Raises:
-        EngineError: the engine failed.
+        EngineError: the engine failed, or there is none.
+        NotSupported: as `choose_way`.
         NoSpace: the disk has no room for what has to be written.
     """
+    way = way or choose_way(estimated, here, repetitions=repetitions)
     assert here.engine is not None
     started_s, watch = time.monotonic(), Watch()
     shorts: tuple[int, ...] = ()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from weigh.bench.here import Here, scratch_folder
 from weigh.bench.plan import Plan, Short
@@ -24,6 +26,7 @@ from weigh.estimate.serving import STORED, Served, serve
 from weigh.estimate.setup import SetupEstimate
 from weigh.figure import Basis, Figure
 from weigh.model.quantization import file_bytes
+from weigh.model.spec import ModelSpec
 from weigh.synth import synthetic_checkpoint, synthetic_file
 
 # Relative 80 % half-widths that remain when runs are exact: from whole models run beside their predictions
@@ -61,30 +64,45 @@ def run_plan(
         EngineError: the engine failed, or does not take a model of so few layers.
         NoSpace: the disk has no room for the short models.
     """
-    assert here.engine is not None
     with ExitStack() as stack:
-        driven = []
-        for number, spec in enumerate(chosen.shorts):
-            progress("writing short models of the true shapes", number / len(chosen.shorts))
-            if here.engine.takes == "gguf":
-                path = stack.enter_context(synthetic_file(spec, scratch_folder()))
-            else:
-                path = stack.enter_context(synthetic_checkpoint(spec, scratch_folder(), weights=False))
-            limits = Limits(memory_bytes=estimated.site.available_bytes()[0])
-            session = stack.enter_context(here.engine.start(path, chosen.settings, limits))
-            work = chosen.workload
-            driven.append(
-                Driven(
-                    session,
-                    spec.vocab,
-                    work.prompt_tokens,
-                    work.output_tokens,
-                    work.depth_tokens,
-                    work.parallel,
-                )
-            )
+        progress("writing short models of the true shapes", 0.0)
+        driven = load(chosen, here, stack)
         seen = in_turns(driven, rounds=chosen.rounds, progress=lambda done: progress("running them", done))
         command = driven[-1].session.command
+    return predict(chosen, seen, command, estimated, here, calibration, shared_error)
+
+
+def load(chosen: Plan, here: Here, stack: ExitStack) -> list[Driven]:
+    """Write the short models and start the engine on each; all are gone when `stack` closes."""
+    assert here.engine is not None
+    driven = []
+    for spec in chosen.shorts:
+        make = synthetic_file if here.engine.takes == "gguf" else _without_weights
+        path = stack.enter_context(make(spec, scratch_folder()))
+        limits = Limits(memory_bytes=here.available_bytes()[0])
+        session = stack.enter_context(here.engine.start(path, chosen.settings, limits))
+        work = chosen.workload
+        tokens = work.prompt_tokens, work.output_tokens, work.depth_tokens
+        driven.append(Driven(session, spec.vocab, *tokens, work.parallel))
+    return driven
+
+
+def _without_weights(spec: ModelSpec, folder: Path) -> AbstractContextManager[Path]:
+    """A checkpoint whose weights the engine makes up."""
+    return synthetic_checkpoint(spec, folder, weights=False)
+
+
+def predict(
+    chosen: Plan,
+    seen: Sequence[Seen],
+    command: tuple[str, ...],
+    estimated: SetupEstimate | Served,
+    here: Here,
+    calibration: Calibration,
+    shared_error: float,
+) -> Extrapolated:
+    """The whole model's figures from what the short ones showed."""
+    assert here.engine is not None
     shorts = [Short(spec, calibration, chosen.settings, here.cpu_features) for spec in chosen.shorts]
     whole = Short(estimated.spec, calibration, estimated.settings, here.cpu_features)
     asked, done = estimated.workload, chosen.workload
@@ -102,15 +120,14 @@ def run_plan(
             whole.prefill(asked),
             shared_error,
         )
-    load = None
+    loading = None
     if here.engine.name not in STORED:  # weights made up in memory load nothing
-        loads = [_load(short) for short in shorts]
         measured = [(one.load_s, LOAD_NOISE) for one in seen]
-        load = _predicted(loads, measured, _load(whole), shared_error)
+        loading = _predicted([_load(short) for short in shorts], measured, _load(whole), shared_error)
     return Extrapolated(
         decode_tokens_per_s=_rate(decode, 1, DECODE_ERROR),
         prefill_tokens_per_s=_rate(prefill, asked.prompt_tokens, PREFILL_ERROR) if prefill else None,
-        load_s=_within(load.seconds, load, LOAD_ERROR, "s") if load else None,
+        load_s=_within(loading.seconds, loading, LOAD_ERROR, "s") if loading else None,
         peak_memory_bytes=_peak(chosen, estimated, here, seen),
         seen=tuple(seen),
         command=command,
@@ -141,7 +158,7 @@ def _within(value: float, found: Predicted, remains: float, unit: str) -> Figure
     return Figure.within(value, math.hypot(NORMAL_80 * found.error, remains), unit, Basis.TEST_DRIVEN)
 
 
-def _peak(chosen: Plan, estimated: SetupEstimate | Served, here: Here, seen: list[Seen]) -> Figure:
+def _peak(chosen: Plan, estimated: SetupEstimate | Served, here: Here, seen: Sequence[Seen]) -> Figure:
     """As estimated, and what the short models took beyond their own estimates."""
     assert here.engine is not None
     beyond = []
