@@ -109,7 +109,7 @@ def test_a_file_of_the_users_own_is_run_as_it_is_and_stays(calibrated: Here, tmp
     path = tmp_path / "mine.gguf"
     write_gguf(SMALL, path)
     found = weigh(read_gguf(path), calibrated, SETTINGS, WORKLOAD)
-    trial = run_trial(found, calibrated, choose_way(found, calibrated))
+    trial = run_trial(found, calibrated)
     assert trial.kind is Kind.MEASURED
     assert trial.decode_tokens_per_s is not None
     assert trial.decode_tokens_per_s.basis is Basis.MEASURED
