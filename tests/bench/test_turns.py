@@ -92,7 +92,7 @@ def test_what_lies_before_is_computed_once_and_found_again(
     in_turns([replace(models[0], depth_tokens=100)], rounds=2)
     filled, *turns = [made for _, made in notes]
     assert (filled.prompt_tokens, filled.output_tokens) == (100, 1)
-    assert [(made.cached_tokens, made.prompt_tokens) for made in turns] == [(100, 8), (100, 1)] * 2
+    assert [(made.cached_tokens, made.prompt_tokens) for made in turns] == [(100, 1), (100, 8)] * 2
 
 
 def test_prompts_differ_from_turn_to_turn(models: list[Driven], notes: list[tuple[str, Generation]]) -> None:
