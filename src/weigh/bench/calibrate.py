@@ -51,7 +51,7 @@ STATES = {  # a small model of each kind of recurrence, and as many layers as ho
     Form.CONVOLUTION: ("LiquidAI/LFM2-350M", 6),
 }
 CHECK_MODEL, CHECK_LAYERS = "meta-llama/Llama-3.2-1B-Instruct", 5
-PROMPT_TOKENS = 64
+PROMPT_TOKENS = 128
 EXPERTS_PROMPT_TOKENS = 256
 OUTPUT_TOKENS = 12
 DEPTH_TOKENS = 768
@@ -187,7 +187,7 @@ def calibrate(
     engine: Engine,
     *,
     folder: Path,
-    budget_s: float = 30.0,
+    budget_s: float = 36.0,
     progress: Progress = lambda stage, done: None,
 ) -> Calibration:
     """Measure the rates of `engine` on `machine`, writing probes into `folder`, removed again.
