@@ -31,6 +31,7 @@ from typing import Any
 import accuracy_published
 from peers import NoAnswer, Question, ask_llmfit, ask_whichllm, serving
 
+from weigh.bench.calibrate import ANCHOR, format_spec
 from weigh.bench.here import Here, here, scratch_folder
 from weigh.bench.plan import Plan
 from weigh.bench.trial import choose_way, run_trial
@@ -39,7 +40,8 @@ from weigh.bench.turns import Driven, Seen, in_turns
 from weigh.engines.engine import Limits, Settings
 from weigh.estimate.extrapolate import SHARED_ERROR
 from weigh.estimate.setup import SetupEstimate, weigh
-from weigh.estimate.speed import Workload
+from weigh.estimate.speed import Workload, decode_step_s, prefill_s
+from weigh.estimate.work import work
 from weigh.figure import Basis, Figure, FigureJson
 from weigh.machine.disturbance import Watch
 from weigh.model.resolve import resolve
@@ -67,6 +69,7 @@ MODELS = {  # why each is there
 QUANTIZATIONS = ("Q4_K_M", "Q8_0")
 SETTINGS, WORKLOAD = Settings(context_tokens=4096), Workload(prompt_tokens=256, output_tokens=32)
 SPEEDS = ("decode_tokens_per_s", "prefill_tokens_per_s")
+MOST_ROUNDS = 5  # of a whole model
 QUANTITIES = (*SPEEDS, "load_s", "peak_memory_bytes")
 GOALS = {  # median, ninth tenth
     ("truncated", "decode_tokens_per_s"): (0.03, 0.08),
@@ -106,7 +109,7 @@ def measured(model: str, quant: str, site: Here, first: Here) -> Row:
     estimate, before = (weigh(spec, one, SETTINGS, WORKLOAD) for one in (site, first))
     way = choose_way(estimate, site, full=False)
     alone = run_trial(estimate, site, way)
-    short, whole, problems = in_turns_with_whole(way.plan, estimate, site)
+    short, whole, drift, problems = in_turns_with_whole(way.plan, estimate, site)
     assert site.calibration is not None
     return {
         "model": model,
@@ -118,7 +121,11 @@ def measured(model: str, quant: str, site: Here, first: Here) -> Row:
         "engine": site.engine_version,
         "calibration": {"took_s": site.calibration.took_s, "noise": site.calibration.noise},
         "calibrated": figures(estimate),
+        "calibrated, drift taken out": {
+            speed: scaled(figures(estimate)[speed], 1 / slower) for speed, slower in drift.items()
+        },
         "calibrated before": figures(before),
+        "drift": drift,
         "alone": {one.name: one.found and one.found.to_json() for one in alone.compared},
         "truncated": {
             "decode_tokens_per_s": json_of(short.decode_tokens_per_s),
@@ -142,7 +149,8 @@ def measured(model: str, quant: str, site: Here, first: Here) -> Row:
 
 def in_turns_with_whole(
     plan: Plan | None, estimate: SetupEstimate, site: Here
-) -> tuple[Extrapolated, Seen, tuple[str, ...]]:
+) -> tuple[Extrapolated, Seen, dict[str, float], tuple[str, ...]]:
+    """With the calibration's own anchor among them: how much slower it is than the calibration has it is drift."""
     assert plan is not None
     assert site.engine is not None
     assert site.calibration is not None
@@ -153,11 +161,24 @@ def in_turns_with_whole(
         session = stack.enter_context(site.engine.start(file, SETTINGS, Limits()))
         tokens = WORKLOAD.prompt_tokens, WORKLOAD.output_tokens
         driven.append(Driven(session, estimate.spec.vocab, *tokens))
-        *shorts, whole = in_turns(driven, rounds=plan.rounds)
+        anchor = format_spec(site.machine, ANCHOR)
+        file = stack.enter_context(synthetic_file(anchor, scratch_folder()))
+        driven.append(
+            Driven(stack.enter_context(site.engine.start(file, SETTINGS, Limits())), anchor.vocab, 96, 12)
+        )
+        *shorts, whole, again = in_turns(driven, rounds=max(3, min(plan.rounds, MOST_ROUNDS)))
         command = session.command
     problems = watch.so_far().problems
     found = predict(plan, shorts, command, estimate, site, site.calibration, SHARED_ERROR)
-    return found, whole, problems
+    step_s = decode_step_s(work(anchor), site.calibration, cached_tokens=6)
+    prompt_s = prefill_s(work(anchor), site.calibration, tokens=96)
+    drift = {"decode_tokens_per_s": again.step_s / step_s, "prefill_tokens_per_s": again.prefill_s / prompt_s}
+    return found, whole, drift, problems
+
+
+def scaled(figure: FigureJson, factor: float) -> FigureJson:
+    ends = {key: figure[key] * factor for key in ("value", "low", "high")}
+    return {**figure, **ends}
 
 
 def spread(samples: Sequence[float], unit: str) -> FigureJson:
@@ -235,10 +256,13 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
         "truncated": "short models, in turns with the whole",
         "alone": "short models, alone before it (`weigh try`)",
         "calibrated": "estimate from the calibration",
+        "calibrated, drift taken out": "… with the machine's drift since taken out",
         "calibrated before": "… from the first calibration of the day",
     }
     for way, title in ways.items():
         for quantity in QUANTITIES:
+            if not any(row[way].get(quantity) for row in rows):
+                continue
             found = errors(rows, way, quantity)
             goals = GOALS.get((way, quantity))
             median, tenth = statistics.median(found), ninth_tenth(found)
@@ -339,8 +363,8 @@ def page(rows: Sequence[Row]) -> str:
             f"{' and '.join(days)}, {first['cpu']}, {first['threads']} threads, Python {platform.python_version()},"
             f" llama.cpp ({first['engine']}). {len(rows)} runs of {len({row['model'] for row in rows})} models of"
             f" {architectures} architectures; prefill over {WORKLOAD.prompt_tokens} tokens, decode over"
-            f" {WORKLOAD.output_tokens}, three rounds. `weigh try` took {statistics.median(seconds):.0f} s in the"
-            f" median, {max(seconds):.0f} s at most, and {peak / 2**30:.1f} GiB at most. In {disturbed} of the rows"
+            f" {WORKLOAD.output_tokens}, three to five rounds. `weigh try` took {statistics.median(seconds):.0f} s in"
+            f" the median, {max(seconds):.0f} s at most, and {peak / 2**30:.1f} GiB at most. In {disturbed} of the rows"
             " other work was noticed on the machine. Bold: the goal was missed.",
             "",
             *summary(rows),

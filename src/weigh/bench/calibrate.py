@@ -51,12 +51,12 @@ STATES = {  # a small model of each kind of recurrence, and as many layers as ho
     Form.CONVOLUTION: ("LiquidAI/LFM2-350M", 6),
 }
 CHECK_MODEL, CHECK_LAYERS = "meta-llama/Llama-3.2-1B-Instruct", 5
-PROMPT_TOKENS = 128
+PROMPT_TOKENS = 96
 EXPERTS_PROMPT_TOKENS = 256
 OUTPUT_TOKENS = 12
 DEPTH_TOKENS = 768
 PARALLEL = 4
-ROUNDS = 3
+ROUNDS = 4
 LEAST_LAYERS = 3  # of a format's probe: prefill hardly uses the last one
 CACHE_TYPE = GgmlType.Q8_0  # of a quantized cache
 
@@ -107,7 +107,7 @@ class _Bench:
         Args:
             anchored: False for probes before there is an anchor.
         """
-        anchor = _Probe(_format_spec(self.machine, ANCHOR))
+        anchor = _Probe(format_spec(self.machine, ANCHOR))
         added = [anchor] if anchored and group[0].spec.name != ANCHOR.name else []
         every = [*added, *group]
         share_s = self._budget_s / self._groups
@@ -119,7 +119,7 @@ class _Bench:
             seen = in_turns(
                 driven,
                 rounds=ROUNDS,
-                deadline_s=time.monotonic() + share_s / 2,
+                deadline_s=time.monotonic() + share_s * 0.6,
                 progress=lambda done: self._tell(label, 0.5 + done / 2),
             )
         self._done += 1
@@ -175,7 +175,7 @@ def probe_bytes(machine: Machine) -> int:
     return min(wanted, machine.memory.available_bytes // 24)
 
 
-def _format_spec(machine: Machine, kind: GgmlType) -> ModelSpec:
+def format_spec(machine: Machine, kind: GgmlType) -> ModelSpec:
     layer = probes.dense(kind.name, kind, layers=1)
     return probes.dense(
         kind.name, kind, layers=max(LEAST_LAYERS, round(probe_bytes(machine) / layer.tensor_bytes))
@@ -311,7 +311,7 @@ def _state_s(measured_s: float, explained_s: float) -> float:
 
 def _format_rates(bench: _Bench, draft: Calibration, kinds: Sequence[GgmlType]) -> Calibration:
     """One probe a format; the first two also tell how fast files load."""
-    specs = [_format_spec(bench.machine, kind) for kind in kinds]
+    specs = [format_spec(bench.machine, kind) for kind in kinds]
     label = f"{kinds[0].name}, {kinds[1].name} … weights"
     seen = bench.run(label, [_Probe(spec) for spec in specs])
     for kind, spec, one in zip(kinds, specs, seen, strict=True):
@@ -430,7 +430,7 @@ def _with_experts(draft: Calibration, spec: ModelSpec, seen: Seen) -> Calibratio
 
 def _checked_at_scale(bench: _Bench, draft: Calibration) -> Calibration:
     """Several sequences and fewer threads, on the anchor's model; a mix nobody was fitted to, predicted and run."""
-    anchor = _format_spec(bench.machine, ANCHOR)
+    anchor = format_spec(bench.machine, ANCHOR)
     whole = catalog().by_id[CHECK_MODEL].spec()
     check = quantize(shortened(whole, CHECK_LAYERS), "Q4_K_M")
     plain = Settings(context_tokens=512)

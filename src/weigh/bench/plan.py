@@ -30,9 +30,9 @@ SMALL_VOCAB = 4096
 EXPERTS_SHARES = (1, 2, 4, 8, 16)  # of the routed experts one in so many is kept
 PROMPTS_TOKENS = (512, 256, 128, 64, 32)
 DEPTHS_TOKENS = (16384, 8192, 4096, 2048, 1024, 512, 256)
-OUTPUTS_TOKENS = (16, 5)
-ROUNDS = 3
-EXPECTED_NOISE = 0.02  # of one model's median over the rounds; a judgement, and only ranks plans
+OUTPUTS_TOKENS = (12, 5)
+ROUNDS = (9, 6, 3)
+EXPECTED_NOISE = 0.04  # of one turn; a judgement, and only ranks plans
 HALVING_ERROR = 0.01  # likewise: a prompt or experts half as many tell so much less of the whole model's
 SECOND_ERROR = 0.001  # ten seconds of waiting are worth a percent
 UNMAPPED_ERROR = 0.02  # and weights in private memory, which are up to 5 % slower than mapped ones
@@ -167,7 +167,7 @@ def _best(
                 made = _within(tried, workload, budget, spec.experts, experts)
                 if made is None:
                     continue
-                error = _expected_error(tried, made.workload, wanted, shared_error)
+                error = _expected_error(tried, made, wanted, shared_error)
                 halvings = math.log2(workload.prompt_tokens / made.workload.prompt_tokens)
                 made = replace(made, error=math.hypot(error, halvings * HALVING_ERROR))
                 if best is None or _price(made) < _price(best):
@@ -182,13 +182,14 @@ def _price(made: Plan) -> float:
 
 
 def _expected_error(
-    shorts: Sequence[Short], workload: Workload, wanted: tuple[Parts, Parts], shared_error: float
+    shorts: Sequence[Short], made: Plan, wanted: tuple[Parts, Parts], shared_error: float
 ) -> float:
     """Relative standard deviation of the whole's decode and prefill, together."""
-    runs = [(short.decode(workload), short.prefill(workload)) for short in shorts]
+    runs = [(short.decode(made.workload), short.prefill(made.workload)) for short in shorts]
+    noise = EXPECTED_NOISE / math.sqrt(made.rounds)
     errors = (
         extrapolate(
-            [Run(parts[i], sum(parts[i].values()), EXPECTED_NOISE) for parts in runs], wanted[i], shared_error
+            [Run(parts[i], sum(parts[i].values()), noise) for parts in runs], wanted[i], shared_error
         ).error
         for i in range(2)
     )
@@ -252,12 +253,13 @@ def _within(
     if workload.depth_tokens:
         depths = [n for n in depths if n >= min(DEPTHS_TOKENS[-1], workload.depth_tokens)]
     outputs = dict.fromkeys(max(2, min(workload.output_tokens, n)) for n in OUTPUTS_TOKENS)
-    for depth, output, prompt in product(depths, outputs, prompts):
+    for depth, least, output, prompt in product(depths, ROUNDS[1:], outputs, prompts):
         tried = replace(workload, prompt_tokens=prompt, output_tokens=output, depth_tokens=depth)
-        seconds = start_s + _seconds(shorts, tried, ROUNDS)
-        if seconds <= budget.seconds:
-            specs = tuple(short.spec for short in shorts)
-            return Plan(specs, shorts[0].settings, tried, ROUNDS, seconds, memory_bytes, math.inf)
+        for rounds in ROUNDS:
+            seconds = start_s + _seconds(shorts, tried, rounds)
+            if rounds >= least and seconds <= budget.seconds:
+                specs = tuple(short.spec for short in shorts)
+                return Plan(specs, shorts[0].settings, tried, rounds, seconds, memory_bytes, math.inf)
     return None
 
 
