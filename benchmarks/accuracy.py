@@ -69,7 +69,6 @@ MODELS = {  # why each is there
 QUANTIZATIONS = ("Q4_K_M", "Q8_0")
 SETTINGS, WORKLOAD = Settings(context_tokens=4096), Workload(prompt_tokens=256, output_tokens=32)
 SPEEDS = ("decode_tokens_per_s", "prefill_tokens_per_s")
-MOST_ROUNDS = 5  # of a whole model
 QUANTITIES = (*SPEEDS, "load_s", "peak_memory_bytes")
 GOALS = {  # median, ninth tenth
     ("truncated", "decode_tokens_per_s"): (0.03, 0.08),
@@ -164,16 +163,25 @@ def in_turns_with_whole(
         anchor = format_spec(site.machine, ANCHOR)
         file = stack.enter_context(synthetic_file(anchor, scratch_folder()))
         driven.append(
-            Driven(stack.enter_context(site.engine.start(file, SETTINGS, Limits())), anchor.vocab, 96, 12)
+            Driven(stack.enter_context(site.engine.start(file, SETTINGS, Limits())), anchor.vocab, 64, 32)
         )
-        *shorts, whole, again = in_turns(driven, rounds=max(3, min(plan.rounds, MOST_ROUNDS)))
+        *shorts, whole, again = in_turns(driven, rounds=rounds(estimate))
         command = session.command
     problems = watch.so_far().problems
     found = predict(plan, shorts, command, estimate, site, site.calibration, SHARED_ERROR)
-    step_s = decode_step_s(work(anchor), site.calibration, cached_tokens=6)
-    prompt_s = prefill_s(work(anchor), site.calibration, tokens=96)
+    step_s = decode_step_s(work(anchor), site.calibration, cached_tokens=16)
+    prompt_s = prefill_s(work(anchor), site.calibration, tokens=64)
     drift = {"decode_tokens_per_s": again.step_s / step_s, "prefill_tokens_per_s": again.prefill_s / prompt_s}
     return found, whole, drift, problems
+
+
+def rounds(estimate: SetupEstimate) -> int:
+    """Of the whole model: about half a minute of it, three to nine."""
+    speed = estimate.speed
+    assert speed is not None
+    turn_s = WORKLOAD.prompt_tokens / speed.prefill_tokens_per_s.value
+    turn_s += WORKLOAD.output_tokens / speed.decode_tokens_per_s.value
+    return max(3, min(9, round(30 / turn_s)))
 
 
 def scaled(figure: FigureJson, factor: float) -> FigureJson:
@@ -363,7 +371,7 @@ def page(rows: Sequence[Row]) -> str:
             f"{' and '.join(days)}, {first['cpu']}, {first['threads']} threads, Python {platform.python_version()},"
             f" llama.cpp ({first['engine']}). {len(rows)} runs of {len({row['model'] for row in rows})} models of"
             f" {architectures} architectures; prefill over {WORKLOAD.prompt_tokens} tokens, decode over"
-            f" {WORKLOAD.output_tokens}, three to five rounds. `weigh try` took {statistics.median(seconds):.0f} s in"
+            f" {WORKLOAD.output_tokens}, three to nine rounds. `weigh try` took {statistics.median(seconds):.0f} s in"
             f" the median, {max(seconds):.0f} s at most, and {peak / 2**30:.1f} GiB at most. In {disturbed} of the rows"
             " other work was noticed on the machine. Bold: the goal was missed.",
             "",

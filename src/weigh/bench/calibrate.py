@@ -4,9 +4,9 @@ Each probe makes one kind of work dominate, so its rate follows by subtraction, 
 models, then one number format after another, then stacked experts, attention over a long cache, recurrent states,
 several sequences, fewer threads, loading. Probes of a group stay loaded and run in turns, and one of them, the
 anchor, runs in every group: when the machine as a whole is faster or slower in one group than in another, the anchor
-shows it, the group's times are set right, and in the end all are at the typical speed. A last model, a mix like those
-people use, is predicted and then run: its miss is kept and widens every interval. What else the processors did is
-watched.
+shows it, the group's times are set right, and in the end all are at the typical speed. A larger model, a mix like
+those people use, is predicted and then run: it sets the level of all rates, and its miss widens every interval. What
+else the processors did is watched.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ STATES = {  # a small model of each kind of recurrence, and as many layers as ho
     Form.CONVOLUTION: ("LiquidAI/LFM2-350M", 6),
 }
 CHECK_MODEL, CHECK_LAYERS = "meta-llama/Llama-3.2-1B-Instruct", 5
-PROMPT_TOKENS = 96
+PROMPT_TOKENS = 64
 EXPERTS_PROMPT_TOKENS = 256
-OUTPUT_TOKENS = 12
+OUTPUT_TOKENS = 32
+SLOW_OUTPUT_TOKENS = 12  # of formats looked up in tables, whose steps are slow
 DEPTH_TOKENS = 768
 PARALLEL = 4
-ROUNDS = 4
+ROUNDS = 3
 LEAST_LAYERS = 3  # of a format's probe: prefill hardly uses the last one
 CACHE_TYPE = GgmlType.Q8_0  # of a quantized cache
 
@@ -119,7 +120,7 @@ class _Bench:
             seen = in_turns(
                 driven,
                 rounds=ROUNDS,
-                deadline_s=time.monotonic() + share_s * 0.6,
+                deadline_s=time.monotonic() + share_s,
                 progress=lambda done: self._tell(label, 0.5 + done / 2),
             )
         self._done += 1
@@ -187,7 +188,7 @@ def calibrate(
     engine: Engine,
     *,
     folder: Path,
-    budget_s: float = 36.0,
+    budget_s: float = 40.0,
     progress: Progress = lambda stage, done: None,
 ) -> Calibration:
     """Measure the rates of `engine` on `machine`, writing probes into `folder`, removed again.
@@ -214,7 +215,8 @@ def calibrate(
     progress("memory bandwidth", 0.97)
     bandwidth = measure_bandwidth()
     progress("done", 1.0)
-    draft = _slowed(draft, *bench.typical)
+    prefill, decode = bench.typical
+    draft = _slowed(draft, prefill * draft.check_prefill, decode * draft.check_decode)
     copying = bandwidth.best.value / 2  # a byte is read and written
     return replace(
         draft,
@@ -296,7 +298,7 @@ def _tiny(layers: int) -> _Probe:
         kv_heads=2,
         head_dim=64,
     )
-    return _Probe(spec, prompt_tokens=0, output_tokens=32)
+    return _Probe(spec, prompt_tokens=0, output_tokens=128)
 
 
 def _remainder_s(measured_s: float, explained_s: float) -> float:
@@ -313,11 +315,15 @@ def _format_rates(bench: _Bench, draft: Calibration, kinds: Sequence[GgmlType]) 
     """One probe a format; the first two also tell how fast files load."""
     specs = [format_spec(bench.machine, kind) for kind in kinds]
     label = f"{kinds[0].name}, {kinds[1].name} … weights"
-    seen = bench.run(label, [_Probe(spec) for spec in specs])
+    seen = bench.run(label, [_Probe(spec, output_tokens=_output_tokens(spec)) for spec in specs])
     for kind, spec, one in zip(kinds, specs, seen, strict=True):
         draft = _with_format(draft, kind, spec, one)
         draft = _with_load_rates(draft, bench, spec, one)
     return draft
+
+
+def _output_tokens(spec: ModelSpec) -> int:
+    return SLOW_OUTPUT_TOKENS if spec.name.startswith(("IQ1", "IQ2", "IQ3")) else OUTPUT_TOKENS
 
 
 def _with_format(draft: Calibration, kind: GgmlType, spec: ModelSpec, seen: Seen) -> Calibration:
@@ -429,7 +435,10 @@ def _with_experts(draft: Calibration, spec: ModelSpec, seen: Seen) -> Calibratio
 
 
 def _checked_at_scale(bench: _Bench, draft: Calibration) -> Calibration:
-    """Several sequences and fewer threads, on the anchor's model; a mix nobody was fitted to, predicted and run."""
+    """Several sequences and fewer threads, on the anchor's model; and a mix as people use it, which sets the level.
+
+    Small probes run in short bursts, in which processors are some per cent slower than under a model's steady load.
+    """
     anchor = format_spec(bench.machine, ANCHOR)
     whole = catalog().by_id[CHECK_MODEL].spec()
     check = quantize(shortened(whole, CHECK_LAYERS), "Q4_K_M")
@@ -457,11 +466,9 @@ def _checked_at_scale(bench: _Bench, draft: Calibration) -> Calibration:
     )
     draft = replace(draft, batch_cost=max(0.0, seen[1].step_s - alone_s) / more_s, by_threads=by_threads)
     todo = work(check)
-    return replace(
-        draft,
-        check_decode=seen[0].step_s / decode_step_s(todo, draft, cached_tokens=OUTPUT_TOKENS / 2),
-        check_prefill=seen[0].prefill_s / prefill_s(todo, draft, tokens=PROMPT_TOKENS),
-    )
+    decode = seen[0].step_s / decode_step_s(todo, draft, cached_tokens=OUTPUT_TOKENS / 2)
+    prefill = seen[0].prefill_s / prefill_s(todo, draft, tokens=PROMPT_TOKENS)
+    return replace(draft, check_decode=decode, check_prefill=prefill)
 
 
 def _state_rates(bench: _Bench, draft: Calibration) -> Calibration:

@@ -30,7 +30,7 @@ SMALL_VOCAB = 4096
 EXPERTS_SHARES = (1, 2, 4, 8, 16)  # of the routed experts one in so many is kept
 PROMPTS_TOKENS = (512, 256, 128, 64, 32)
 DEPTHS_TOKENS = (16384, 8192, 4096, 2048, 1024, 512, 256)
-OUTPUTS_TOKENS = (12, 5)
+OUTPUTS_TOKENS = (24, 12, 5)
 ROUNDS = (9, 6, 3)
 EXPECTED_NOISE = 0.04  # of one turn; a judgement, and only ranks plans
 HALVING_ERROR = 0.01  # likewise: a prompt or experts half as many tell so much less of the whole model's
@@ -217,7 +217,7 @@ def layer_counts(spec: ModelSpec) -> list[int]:
     """Numbers of first layers worth running, fewest first.
 
     An engine may not start without a cache or without a state where it knows the model by both, so the fewest
-    have both. Beyond a dozen only those that end a pattern of the kinds' order.
+    have both. Beyond a dozen every second one, and those that hold a further kind.
     """
     least = 1
     for kinds in _memories(spec):
@@ -247,7 +247,7 @@ def _within(
     if memory_bytes > budget.memory_bytes or start_s > budget.seconds:
         return None
     fewer = kept / experts if kept else 1.0
-    most = max(PROMPTS_TOKENS[-1], round(workload.prompt_tokens * fewer))
+    most = max(min(PROMPTS_TOKENS[-1], workload.prompt_tokens), round(workload.prompt_tokens * fewer))
     prompts = [n for n in dict.fromkeys((most, *PROMPTS_TOKENS)) if n <= most]
     depths = [n for n in dict.fromkeys((workload.depth_tokens, *DEPTHS_TOKENS)) if n <= workload.depth_tokens]
     if workload.depth_tokens:

@@ -74,7 +74,7 @@ class Calibration:
             copying its pages, and rewriting tensors into the engine's own order.
         load_fixed_s, load_vocab_s: start of the engine, and per word of the vocabulary.
         read_bytes_per_s: reading a file that is not; None when it could not be measured.
-        check_decode, check_prefill: measured over predicted of a model left out of the fit.
+        check_decode, check_prefill: measured over predicted of a larger model, before it set the level of the rates.
         memory_read: (threads, bytes/s, low, high) of plain reading.
         noise: relative spread of single steps while calibrating.
         problems: why it is not to be trusted; empty when the machine was quiet enough.
