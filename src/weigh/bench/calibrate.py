@@ -1,4 +1,4 @@
-"""Learn a machine's rates by running the engine on small probes; about half a minute.
+"""Learn a machine's rates by running the engine on small probes; about 40 seconds.
 
 Each probe makes one kind of work dominate, so its rate follows by subtraction, in this order: fixed times from tiny
 models, then one number format after another, then stacked experts, attention over a long cache, recurrent states,

@@ -52,7 +52,7 @@ def app(ctx: click.Context, as_json: bool, no_calibrate: bool) -> int | None:
     """Weigh a language model before you run it.
 
     Without a command: this machine in a few lines, and the best models for a coding assistant on it.
-    The first call measures the machine, about half a minute; later calls answer at once.
+    The first call measures the machine, about 40 seconds; later calls answer at once.
     """
     if ctx.invoked_subcommand is not None:
         return None

@@ -36,7 +36,7 @@ def _answer(as_json: bool, document: Callable[[Any], Any], screen: Callable[[Any
 
 
 @click.command()
-@click.option("--calibrate", is_flag=True, help="Measure again: about half a minute.")
+@click.option("--calibrate", is_flag=True, help="Measure again: about 40 seconds.")
 @click.option("--doctor", is_flag=True, help="What each probe saw, for a bug report; nothing is measured.")
 @options.on
 @options.as_json
@@ -671,7 +671,7 @@ def _here(*, calibrate: bool, again: bool = False) -> Iterator[Here]:
     """This machine, calibrated now if it has to be, with a progress line while that takes."""
     from weigh.bench.here import here
 
-    with _progress("Measuring this machine (once, about 30 s)") as progress:
+    with _progress("Measuring this machine (once, about 40 s)") as progress:
         found = here(calibrate=calibrate, again=again, progress=progress)
     yield found
 
