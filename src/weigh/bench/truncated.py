@@ -32,8 +32,9 @@ from weigh.synth import synthetic_checkpoint, synthetic_file
 # Relative 80 % half-widths that remain when runs are exact: from whole models run beside their predictions
 # (docs/accuracy.md; `python benchmarks/accuracy.py`).
 DECODE_ERROR = 0.04
-PREFILL_ERROR = 0.06
-LOAD_ERROR = 0.30
+PREFILL_ERROR = 0.075
+LOAD_ERROR = 1.50
+MEMORY_ERROR = 0.03
 LEAST_NOISE = 0.01  # of a median over the rounds, however alike they are
 LOAD_NOISE = 0.10  # a model is loaded once
 
@@ -173,5 +174,5 @@ def _peak(chosen: Plan, estimated: SetupEstimate | Served, here: Here, seen: Seq
         assert one.memory is not None
         beyond.append(one.memory.peak_bytes - short.peak_memory_bytes.value)
     value = estimated.peak_memory_bytes.value + beyond[-1]
-    unsure = abs(beyond[-1] - beyond[0]) + value / 100
+    unsure = abs(beyond[-1] - beyond[0]) + value * MEMORY_ERROR
     return Figure(value, value - unsure, value + unsure, "bytes", Basis.TEST_DRIVEN)

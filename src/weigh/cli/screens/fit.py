@@ -344,8 +344,9 @@ def _how(result: Trial) -> str:
         what = "the file itself" if result.kind == "measured" else "random weights of its shapes"
         return f"run in full on {what} {cost}{because}"
     layers = " and ".join(str(count) for count in result.shorts)
+    models = "short models" if len(result.shorts) > 1 else "a short model"
     return (
-        f"told from short models of {layers} of its {result.estimate.spec.layers} layers, run in turns"
+        f"told from {models} of {layers} of its {result.estimate.spec.layers} layers, run in turns"
         f" {cost}{because} (--full runs all of it)"
     )
 
