@@ -136,7 +136,6 @@ def _turn(model: Driven, seen: Seen, number: int) -> None:
     if model.output_tokens:
         start = prompt_ids(model.vocab, 1, seed=2 * number + 2)
         steps = _steps_s(model, [*past, *start], reuse)
-        steps = steps[len(steps) // 3 :]
         seen.steps_s += steps
         seen.step_medians_s.append(statistics.median(steps))
     if model.prompt_tokens:
@@ -147,9 +146,10 @@ def _turn(model: Driven, seen: Seen, number: int) -> None:
 
 
 def _steps_s(model: Driven, prompt: list[int], reuse: bool) -> list[float]:
-    """Steps of one decode, or of several sequences at once while all of them are at it."""
+    """Steps of one decode but for its start, or of several sequences at once while all of them are at it."""
     if model.parallel == 1:
-        return list(model.session.generate(prompt, model.output_tokens, reuse_cache=reuse).step_times_s)
+        steps = model.session.generate(prompt, model.output_tokens, reuse_cache=reuse).step_times_s
+        return list(steps[len(steps) // 3 :])
     found: list[Generation] = []
     failed: list[BaseException] = []
 
