@@ -41,8 +41,8 @@ def small_probes() -> Iterator[None]:
     def few_tokens(session: Session, vocab: int, prompt: int, output: int, *rest: int) -> Driven:
         return Driven(session, vocab, prompt, min(output, 6), *rest)
 
-    def few_experts(name: str, kind: Any, *, layers: int, experts: int) -> Any:
-        return mixture(name, kind, layers=2, experts=8)
+    def few_experts(name: str, kind: Any, *, layers: int, experts: int, **kept: Any) -> Any:
+        return mixture(name, kind, layers=2, experts=8, **kept)
 
     def one_layer(spec: Any, layers: int, **kept: Any) -> Any:
         return shortened(spec, 1, vocab=probes.SMALL_VOCAB)
@@ -105,6 +105,7 @@ def test_a_machine_is_calibrated_and_leaves_nothing_behind(small_probes: None, t
     ]
     assert all(0 < rate < math.inf for rate in rates)
     assert 0 <= found.batch_cost < math.inf
+    assert 0 <= found.expert_s < 0.001
     assert list(folder.iterdir()) == []
     assert stages == sorted(stages)
     assert stages[-1] == 1.0

@@ -163,3 +163,13 @@ def test_prefill_speed_and_first_token_are_the_same_answer() -> None:
     found = speed(work(DENSE), CALIBRATION, Workload(prompt_tokens=700), file_bytes=1, repacked_bytes=0)
     assert found.prefill_tokens_per_s.value * found.ttft_s.value == pytest.approx(700)
     assert found.prefill_tokens_per_s.low * found.ttft_s.high == pytest.approx(700)
+
+
+def test_each_visited_expert_costs_its_fixed_time() -> None:
+    todo = work(probes.mixture("m", GgmlType.Q4_K, layers=3, experts=32))
+    slower = replace(CALIBRATION, expert_s=10e-6)
+    more_s = decode_step_s(todo, slower, cached_tokens=0) - decode_step_s(todo, CALIBRATION, cached_tokens=0)
+    assert more_s == pytest.approx(3 * 8 * 10e-6)
+    together_s = decode_step_s(todo, slower, cached_tokens=0, sequences=1000)
+    without_s = decode_step_s(todo, CALIBRATION, cached_tokens=0, sequences=1000)
+    assert together_s - without_s == pytest.approx(3 * 32 * 10e-6)  # many sequences visit them all

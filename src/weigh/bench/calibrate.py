@@ -246,6 +246,7 @@ def _slowed(draft: Calibration, prefill: float, decode: float) -> Calibration:
             form: StateRate(rate.decode_values_per_s / decode, rate.prefill_values_per_s / prefill)
             for form, rate in draft.states.items()
         },
+        expert_s=draft.expert_s * decode,
         decode_attention_flops_per_s=draft.decode_attention_flops_per_s / decode,
         prefill_attention_flops_per_s=draft.prefill_attention_flops_per_s / prefill,
     )
@@ -370,23 +371,28 @@ def _words_experts_and_attention(bench: _Bench, draft: Calibration) -> Calibrati
         "attention", GgmlType.Q8_0, layers=4, hidden=256, feed_forward=512, heads=32, kv_heads=8, head_dim=128
     )
     experts = probes.mixture("experts", GgmlType.Q4_K, layers=3, experts=32)
+    narrow = probes.mixture(
+        "narrow experts", GgmlType.Q4_K, layers=6, experts=32, expert_feed_forward=256, heads=8, kv_heads=2
+    )
     quantized = replace(_PLAIN, kv_type_k=CACHE_TYPE, kv_type_v=CACHE_TYPE)
     seen = bench.run(
         "vocabulary, experts, attention",
         [
             _Probe(words, prompt_tokens=0),
             _Probe(experts, prompt_tokens=EXPERTS_PROMPT_TOKENS),
+            _Probe(narrow, prompt_tokens=0),
             _Probe(attention, depth_tokens=DEPTH_TOKENS),
             _Probe(attention, depth_tokens=DEPTH_TOKENS, settings=quantized),
         ],
     )
     draft = _with_vocabulary(draft, words, seen[0])
-    draft = _with_attention(draft, attention, seen[2])
+    draft = _with_attention(draft, attention, seen[3])
     exact = draft.decode_attention_flops_per_s, draft.prefill_attention_flops_per_s
-    cached = _with_attention(draft, attention, seen[3])
+    cached = _with_attention(draft, attention, seen[4])
     rates = cached.decode_attention_flops_per_s, cached.prefill_attention_flops_per_s
     decode, prefill = (rate / was for rate, was in zip(rates, exact, strict=True))
-    return _with_experts(replace(draft, quantized_cache=(decode, prefill)), experts, seen[1])
+    draft = replace(draft, quantized_cache=(decode, prefill))
+    return _with_experts(draft, experts, seen[1], narrow, seen[2])
 
 
 def _with_vocabulary(draft: Calibration, spec: ModelSpec, seen: Seen) -> Calibration:
@@ -419,19 +425,38 @@ def _with_attention(draft: Calibration, spec: ModelSpec, seen: Seen) -> Calibrat
     )
 
 
-def _with_experts(draft: Calibration, spec: ModelSpec, seen: Seen) -> Calibration:
+def _with_experts(
+    draft: Calibration, spec: ModelSpec, seen: Seen, narrow: ModelSpec, narrow_seen: Seen
+) -> Calibration:
+    """Wide experts and narrow ones tell the rate of their weights, and what each costs whatever its width."""
+    tokens = EXPERTS_PROMPT_TOKENS
     todo = work(spec)
     around = replace(todo, experts=(), last_experts=())
-    cached, tokens = OUTPUT_TOKENS / 2, EXPERTS_PROMPT_TOKENS
-    rest_s = decode_step_s(around, draft, cached_tokens=cached)
-    as_dense_s = decode_step_s(todo, draft, cached_tokens=cached) - rest_s
     rest_prefill_s = prefill_s(around, draft, tokens=tokens)
     as_dense_prefill_s = prefill_s(todo, draft, tokens=tokens) - rest_prefill_s
+    dense, visits, took = zip(
+        _expert_step(draft, spec, seen), _expert_step(draft, narrow, narrow_seen), strict=True
+    )
+    between = dense[0] * visits[1] - dense[1] * visits[0]
+    slower = (took[0] * visits[1] - took[1] * visits[0]) / between
+    expert_s = (dense[0] * took[1] - dense[1] * took[0]) / between
+    if expert_s < 0 or slower <= 0.5:  # noise: leave it all to the rate
+        slower, expert_s = took[0] / dense[0], 0.0
     return replace(
         draft,
-        expert_decode=as_dense_s / _remainder_s(seen.step_s, rest_s),
+        expert_decode=1 / slower,
+        expert_s=expert_s,
         expert_prefill=as_dense_prefill_s / _remainder_s(seen.prefill_s, rest_prefill_s),
     )
+
+
+def _expert_step(draft: Calibration, spec: ModelSpec, seen: Seen) -> tuple[float, int, float]:
+    """Of a decode step: seconds of the experts if they were dense, experts visited, seconds they took."""
+    todo = work(spec)
+    cached = OUTPUT_TOKENS / 2
+    rest_s = decode_step_s(replace(todo, experts=()), draft, cached_tokens=cached)
+    dense_s = decode_step_s(todo, draft, cached_tokens=cached) - rest_s
+    return dense_s, todo.expert_layers * spec.experts_used, _remainder_s(seen.step_s, rest_s)
 
 
 def _checked_at_scale(bench: _Bench, draft: Calibration) -> Calibration:

@@ -61,6 +61,7 @@ class Calibration:
     Attributes:
         formats: by format name, for dense matrices.
         expert_decode, expert_prefill: rate of stacked experts relative to a dense matrix of the format.
+        expert_s: fixed time in decode of one visited expert in one layer.
         layer_s: fixed time of one layer and token in decode (launching its operations).
         token_s, vocab_s: fixed time of one output token, and per word of the vocabulary (sampling).
         decode_attention_flops_per_s, prefill_attention_flops_per_s: attention over an F16 cache, one token
@@ -108,6 +109,7 @@ class Calibration:
     batch_cost: float = 1.0
     by_threads: tuple[ThreadRate, ...] = ()
     problems: tuple[str, ...] = ()
+    expert_s: float = 0.0
     _rates: dict[NumberFormat, FormatRate] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -3,7 +3,8 @@
 Decode of one token   sum over formats of weight bytes / decode rate
                       + per attention layer: operations over the cached tokens / decode attention rate
                       + values of recurrent states / state rate
-                      + layers x fixed time + fixed time per token + vocabulary x time per word
+                      + visited experts x fixed time + layers x fixed time + fixed time per token
+                      + vocabulary x time per word
 Prefill of T tokens   sum over formats of 2 x weights x T / prefill rate, but at least streaming the weights
                       once per micro-batch; the last layer's feed-forward part only for the last token;
                       + attention over T x depth + T^2 / 2 pairs; + T x states;
@@ -26,7 +27,7 @@ from weigh.estimate.work import AttentionWork, Work
 from weigh.figure import Basis, Figure
 from weigh.model.stored_types import NumberFormat
 
-FORMULA_VERSION = 1
+FORMULA_VERSION = 2
 """Goes up whenever the formula, or how its rates are measured, gives other figures: calibrations of an earlier
 version are then made again, and runs estimated by one teach no more."""
 
@@ -97,6 +98,7 @@ def decode_step_s(
         rate = calibration.rate(kind)
         visited = _weights_step_s(kind, weights * distinct, weights * work.expert_share, rate, more)
         weights_s += visited / calibration.expert_decode
+    weights_s += work.expert_layers * work.expert_count * distinct * calibration.expert_s
     attention_s = 0.0
     for attention in work.attention:
         tokens = min(cached_tokens, attention.window) if attention.window else cached_tokens

@@ -57,6 +57,7 @@ class Work:
         last_dense, last_experts: of these, the feed-forward part of the last layer: a prompt passes it with its
             last token alone, since only that one's output is wanted (llama.cpp `build_inp_out_ids`).
         expert_share: experts visited by one token over all routed experts.
+        expert_layers: layers with routed experts.
         layers: layers that launch operations.
     """
 
@@ -72,6 +73,7 @@ class Work:
     states: tuple[StateWork, ...] = ()
     last_dense: tuple[tuple[NumberFormat, int], ...] = ()
     last_experts: tuple[tuple[NumberFormat, int], ...] = ()
+    expert_layers: int = 0
 
 
 def work(spec: ModelSpec, layers: Collection[int] | None = None, *, outside: bool = True) -> Work:
@@ -90,6 +92,7 @@ def work(spec: ModelSpec, layers: Collection[int] | None = None, *, outside: boo
     last = spec.layers - 1 if layers is None or spec.layers - 1 in layers else None
     last_dense: dict[NumberFormat, int] = {}
     last_experts: dict[NumberFormat, int] = {}
+    routed = {layer for tensor in spec.tensors if tensor.experts for layer in tensor.layers}
     for tensor in spec.tensors:
         if len(tensor.shape) < 2 or not (tensor.layers or outside):
             continue
@@ -118,6 +121,7 @@ def work(spec: ModelSpec, layers: Collection[int] | None = None, *, outside: boo
         states=tuple(_states(spec, layers)),
         last_dense=tuple(last_dense.items()),
         last_experts=tuple(last_experts.items()),
+        expert_layers=len(routed if layers is None else routed.intersection(layers)),
     )
 
 
