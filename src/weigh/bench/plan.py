@@ -63,12 +63,18 @@ class Short:
         return memory(self.spec, self.settings, self.cpu_features).resident_bytes
 
     @cached_property
+    def file_bytes(self) -> int:
+        return self.spec.file_bytes or file_bytes(self.spec)
+
+    @cached_property
+    def load(self) -> Parts:
+        repacked = memory(self.spec, self.settings, self.cpu_features).repacked_bytes
+        return load_parts(self.spec, self.calibration, file_bytes=self.file_bytes, repacked_bytes=repacked)
+
+    @cached_property
     def start_s(self) -> float:
         """Of writing and loading it."""
-        size = file_bytes(self.spec)
-        repacked = memory(self.spec, self.settings, self.cpu_features).repacked_bytes
-        parts = load_parts(self.spec, self.calibration, file_bytes=size, repacked_bytes=repacked)
-        return START_S + size / WRITE_BYTES_PER_S + sum(parts.values())
+        return START_S + self.file_bytes / WRITE_BYTES_PER_S + sum(self.load.values())
 
     @cached_property
     def streamed_bytes(self) -> int:
@@ -91,7 +97,7 @@ class Short:
 
 def full_run_s(whole: Short, workload: Workload, rounds: int, *, write: bool) -> float:
     """What running all of the model takes; `write` counts making up its file."""
-    writing_s = 0.0 if write else file_bytes(whole.spec) / WRITE_BYTES_PER_S
+    writing_s = 0.0 if write else whole.file_bytes / WRITE_BYTES_PER_S
     return whole.start_s - writing_s + _seconds([whole], workload, rounds)
 
 

@@ -228,7 +228,7 @@ def _run_whole(
     estimated: SetupEstimate | Served, here: Here, rounds: int, progress: Progress
 ) -> tuple[Seen, tuple[str, ...], Kind]:
     assert here.engine is not None
-    spec, asked = estimated.spec, estimated.workload
+    spec = estimated.spec
     with ExitStack() as stack:
         file, kind = _own_file(estimated, here), Kind.MEASURED
         if file is None:
@@ -242,14 +242,7 @@ def _run_whole(
         progress("loading", 0.0)
         limits = Limits(memory_bytes=estimated.site.available_bytes()[0])
         session = stack.enter_context(here.engine.start(file, estimated.settings, limits))
-        driven = Driven(
-            session,
-            spec.vocab,
-            asked.prompt_tokens,
-            asked.output_tokens,
-            asked.depth_tokens,
-            asked.parallel,
-        )
+        driven = Driven.of(session, spec.vocab, estimated.workload)
         (seen,) = in_turns([driven], rounds=rounds, progress=lambda done: progress("running it", done))
         return seen, session.command, kind
 

@@ -19,13 +19,10 @@ from weigh.estimate.extrapolate import (
     Predicted,
     Run,
     extrapolate,
-    load_parts,
 )
-from weigh.estimate.memory import memory
 from weigh.estimate.serving import STORED, Served, serve
 from weigh.estimate.setup import SetupEstimate
 from weigh.figure import Basis, Figure
-from weigh.model.quantization import file_bytes
 from weigh.model.spec import ModelSpec
 from weigh.synth import synthetic_checkpoint, synthetic_file
 
@@ -82,9 +79,7 @@ def load(chosen: Plan, here: Here, stack: ExitStack) -> list[Driven]:
         path = stack.enter_context(make(spec, scratch_folder()))
         limits = Limits(memory_bytes=here.available_bytes()[0])
         session = stack.enter_context(here.engine.start(path, chosen.settings, limits))
-        work = chosen.workload
-        tokens = work.prompt_tokens, work.output_tokens, work.depth_tokens
-        driven.append(Driven(session, spec.vocab, *tokens, work.parallel))
+        driven.append(Driven.of(session, spec.vocab, chosen.workload))
     return driven
 
 
@@ -124,7 +119,7 @@ def predict(
     loading = None
     if here.engine.name not in STORED:  # weights made up in memory load nothing
         measured = [(one.load_s, LOAD_NOISE) for one in seen]
-        loading = _predicted([_load(short) for short in shorts], measured, _load(whole), shared_error)
+        loading = _predicted([short.load for short in shorts], measured, whole.load, shared_error)
     return Extrapolated(
         decode_tokens_per_s=_rate(decode, 1, DECODE_ERROR),
         prefill_tokens_per_s=_rate(prefill, asked.prompt_tokens, PREFILL_ERROR) if prefill else None,
@@ -133,12 +128,6 @@ def predict(
         seen=tuple(seen),
         command=command,
     )
-
-
-def _load(short: Short) -> Parts:
-    repacked = memory(short.spec, short.settings, short.cpu_features).repacked_bytes
-    size = short.spec.file_bytes or file_bytes(short.spec)
-    return load_parts(short.spec, short.calibration, file_bytes=size, repacked_bytes=repacked)
 
 
 def _predicted(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from threading import Thread
 
 from weigh.engines.engine import Generation, ProcessMemory, Session
+from weigh.estimate.speed import Workload
 
 Progress = Callable[[str, float], None]
 """Told what is being done and how much of it is done, 0 to 1."""
@@ -38,6 +39,11 @@ class Driven:
     output_tokens: int
     depth_tokens: int = 0
     parallel: int = 1
+
+    @classmethod
+    def of(cls, session: Session, vocab: int, work: Workload) -> Driven:
+        tokens = work.prompt_tokens, work.output_tokens, work.depth_tokens
+        return cls(session, vocab, *tokens, work.parallel)
 
 
 @dataclass
