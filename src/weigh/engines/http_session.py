@@ -96,8 +96,9 @@ class HttpSession:
             # several tokens may come in one event, and some (parts of a character) in a later one
             timings = last["timings"]
             new = timings["predicted_n"] - len(times_s)
-            if new and times_s:
-                steps_s += [(timings["predicted_ms"] / 1000 - decoded_s) / new] * new
+            steps = new if times_s else new - 1  # the first token is the prefill's
+            if steps > 0:
+                steps_s += [(timings["predicted_ms"] / 1000 - decoded_s) / steps] * steps
             if new:
                 decoded_s = timings["predicted_ms"] / 1000
             times_s += [time.perf_counter() - sent_s] * new
