@@ -1,14 +1,11 @@
 """The disk that holds models: room on it, and how fast a real file is read from it.
 
 Load time depends on whether the file is already in the page cache, by a factor of ten and more, so the two
-rates are told apart. Asking the kernel to drop a file from its cache is only a request: pages that are
-dirty, on a memory disk, or mapped by a running engine stay. So residency is looked up again after asking
-(mincore), and parts that stayed are not called cold.
+rates are told apart, and parts that did not leave the cache are not called cold.
 """
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import shutil
@@ -16,6 +13,7 @@ import time
 from pathlib import Path
 
 from weigh.figure import Figure
+from weigh.machine import page_cache
 from weigh.machine.machine import Disk
 from weigh.machine.samples import measured_rate
 from weigh.units import MIB
@@ -25,7 +23,6 @@ _SEGMENTS = 8
 _CHUNK_BYTES = 4 * MIB
 _BUDGET_S = 2.0
 _SMALLEST_BYTES = 4 * MIB
-_STILL_COLD_FRACTION = 0.02
 
 
 def models_folder() -> Path:
@@ -115,27 +112,8 @@ def _stretch_rate(file: int, offset: int, length: int, buffer: memoryview) -> fl
 
 def _dropped(file: int, size_bytes: int) -> bool:
     """Ask the kernel to drop the file's clean pages; whether they went (False where that is unknown)."""
-    if not hasattr(os, "posix_fadvise"):  # macOS, Windows
+    if not page_cache.drop(file):
         return False
-    os.fsync(file)  # dirty pages are not dropped
-    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-    fractions = [_resident_fraction(file, offset, length) for offset, length in _stretches(size_bytes)]
-    return max(fractions, default=1.0) <= _STILL_COLD_FRACTION
-
-
-def _resident_fraction(file: int, offset: int, length: int) -> float:
-    """Share of the stretch's pages in memory, by mincore(2); 1.0 when the system does not say.
-
-    Since Linux 5.2 mincore answers `all` for a file that the caller neither owns nor may write.
-    """
-    pages = -(-length // mmap.PAGESIZE)
-    states = (ctypes.c_ubyte * pages)()
-    # A private writable mapping of a read-only file is allowed, and gives ctypes an address to pass.
-    with mmap.mmap(
-        file, length, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE, offset=offset
-    ) as view:
-        first = ctypes.c_char.from_buffer(view)
-        libc = ctypes.CDLL(None)
-        failed = libc.mincore(ctypes.c_void_p(ctypes.addressof(first)), ctypes.c_size_t(length), states)
-        del first
-    return 1.0 if failed else sum(state & 1 for state in states) / pages
+    return page_cache.is_cold(
+        [page_cache.resident_fraction(file, offset, length) for offset, length in _stretches(size_bytes)]
+    )
