@@ -15,8 +15,9 @@ from weigh.estimate.setup import SetupEstimate, weigh
 from weigh.estimate.speed import Workload
 from weigh.figure import Basis
 from weigh.store import Store
+from weigh.store.fields import MOST_LETTERS
 from weigh.store.ledger import runs
-from weigh.store.run import MOST_LETTERS, Kind, Run
+from weigh.store.run import Kind, Run
 from weigh.synth import synthetic_file
 
 SPEC = tiny_llama(name="tiny/own")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from weigh.estimate.serving import Served
 from weigh.estimate.speed import FORMULA_VERSION
 from weigh.store import Store
+from weigh.store.fields import LARGEST, SMALLEST, printable
 from weigh.store.ledger import record
-from weigh.store.run import LARGEST, MOST_GPUS, MOST_LETTERS, MOST_SAMPLES, SMALLEST, Kind, Quantity, Run
+from weigh.store.run import MOST_GPUS, MOST_SAMPLES, Kind, Quantity, Run
 
 if TYPE_CHECKING:
     from weigh.bench.here import Here
@@ -42,15 +43,15 @@ def keep(
     run = Run(
         when_unix_s=time.time(),
         fingerprint=here.machine.fingerprint,
-        cpu=_plain(here.machine.cpu.model),
-        gpus=tuple(_plain(gpu.name) for gpu in here.machine.gpus[:MOST_GPUS]),
+        cpu=printable(here.machine.cpu.model),
+        gpus=tuple(printable(gpu.name) for gpu in here.machine.gpus[:MOST_GPUS]),
         engine=here.engine.name if here.engine else "unknown",
         engine_version=here.engine_version or "unknown",
         calibration=calibration.created if calibration else "",
         formula_version=FORMULA_VERSION if calibration else None,
-        model=_plain(estimated.spec.name) or "unnamed",
-        family=_plain(estimated.spec.architecture),
-        quantization=_plain(estimated.spec.quantization),
+        model=printable(estimated.spec.name) or "unnamed",
+        family=printable(estimated.spec.architecture),
+        quantization=printable(estimated.spec.quantization),
         kind=kind,
         context_tokens=settings.context_tokens,
         parallel=settings.parallel,
@@ -84,8 +85,3 @@ def _beside(
 def _told(samples: Sequence[float]) -> tuple[float, ...]:
     """Without those that say nothing, as the decode rate of a single token."""
     return tuple(float(one) for one in samples if SMALLEST <= one <= LARGEST)[:MOST_SAMPLES]
-
-
-def _plain(name: str) -> str:
-    """As the ledger takes names, which files may give in any letters and at any length."""
-    return "".join(c if c.isprintable() else "?" for c in name[:MOST_LETTERS]).strip()

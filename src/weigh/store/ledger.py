@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from weigh.errors import BadFile, BadInput, UnknownName
 from weigh.figure import Basis
-from weigh.store.run import MOST_LETTERS, Kind, Origin, Quantity, Run
+from weigh.store.fields import MOST_LETTERS
+from weigh.store.run import Kind, Origin, Quantity, Run
 from weigh.store.store import Store
 
 if TYPE_CHECKING:

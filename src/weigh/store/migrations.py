@@ -107,4 +107,24 @@ def _formula_versions(db: sqlite3.Connection) -> None:
         db.execute("UPDATE run SET id = ?, body = ? WHERE id = ?", (new_id, body, old_id))
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first_tables, _ledger, _formula_versions)
+def _measurements_and_events(db: sqlite3.Connection) -> None:
+    """Benchmarks, load runs and imports of them, raw events apart (deflated JSON); what the guard did."""
+    db.execute(
+        "CREATE TABLE measurement (id TEXT PRIMARY KEY, when_unix_s REAL NOT NULL, kind TEXT NOT NULL,"
+        " fingerprint TEXT NOT NULL, engine TEXT NOT NULL, engine_version TEXT NOT NULL, model TEXT NOT NULL,"
+        " quantization TEXT NOT NULL, origin TEXT NOT NULL DEFAULT '', origin_file TEXT NOT NULL DEFAULT '',"
+        " imported_unix_s REAL, body TEXT NOT NULL, raw BLOB NOT NULL)"
+    )
+    db.execute("CREATE INDEX measurement_by_time ON measurement (origin, when_unix_s)")
+    db.execute(
+        "CREATE TABLE event (id INTEGER PRIMARY KEY, when_unix_s REAL NOT NULL, kind TEXT NOT NULL,"
+        " text TEXT NOT NULL, details TEXT NOT NULL)"
+    )
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    _first_tables,
+    _ledger,
+    _formula_versions,
+    _measurements_and_events,
+)

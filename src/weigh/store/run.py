@@ -13,14 +13,10 @@ from enum import StrEnum
 from typing import Any, Self
 
 from weigh.figure import Basis, Figure
+from weigh.store.fields import LAST_UNIX_S, Fields
 
-MOST_LETTERS = 300  # of a name
 MOST_SAMPLES = 1000  # of one quantity
 MOST_GPUS = 64
-MOST_TOKENS = 1 << 30
-LARGEST = 1e15  # of any figure: a petabyte, which nothing that is measured reaches
-SMALLEST = 1e-9  # likewise: a nanosecond, so that no ratio of two overflows
-LAST_UNIX_S = 4102444800.0  # the year 2100
 
 UNITS = {
     "decode_tokens_per_s": "tokens/s",
@@ -181,7 +177,7 @@ class Run:
     @classmethod
     def from_json(cls, data: object, origin: Origin | None = None) -> Self:
         """Raises ValueError that says in a few words what is wrong."""
-        run = _Fields(data, "")
+        run = Fields(data, "a run")
         machine, engine = run.part("machine"), run.part("engine")
         settings, workload = run.part("settings"), run.part("workload")
         found = cls(
@@ -229,7 +225,7 @@ def _quantity_json(quantity: Quantity) -> dict[str, Any]:
     }
 
 
-def _quantity(fields: _Fields, unit: str) -> Quantity:
+def _quantity(fields: Fields, unit: str) -> Quantity:
     found = Quantity(
         fields.numbers("measured", most=MOST_SAMPLES),
         _figure(fields, "estimated", unit),
@@ -239,7 +235,7 @@ def _quantity(fields: _Fields, unit: str) -> Quantity:
     return found
 
 
-def _figure(fields: _Fields, key: str, unit: str) -> Figure | None:
+def _figure(fields: Fields, key: str, unit: str) -> Figure | None:
     if not fields.known(key):
         return None
     figure = fields.part(key)
@@ -250,84 +246,3 @@ def _figure(fields: _Fields, key: str, unit: str) -> Figure | None:
     found = Figure(value, low, high, unit, Basis(figure.one_of("basis", list(Basis))))
     figure.end()
     return found
-
-
-class _Fields:
-    """An untrusted JSON object, taken key by key; each method raises ValueError with the key's place."""
-
-    def __init__(self, data: object, where: str) -> None:
-        self.where = where
-        if not isinstance(data, dict):
-            raise ValueError(f"`{where}` is not an object" if where else "is not an object")
-        self._left = dict(data)
-
-    def _at(self, key: str) -> str:
-        return f"{self.where}.{key}" if self.where else key
-
-    def _take(self, key: str) -> object:
-        if key not in self._left:
-            raise ValueError(f"`{self._at(key)}` is missing")
-        return self._left.pop(key)
-
-    def known(self, key: str) -> bool:
-        """Whether the key holds something; a null is taken."""
-        if key in self._left and self._left[key] is None:
-            del self._left[key]
-            return False
-        return True
-
-    def told(self, key: str) -> bool:
-        """Likewise of a key that earlier versions did not write."""
-        return key in self._left and self.known(key)
-
-    def part(self, key: str) -> _Fields:
-        return _Fields(self._take(key), self._at(key))
-
-    def text(self, key: str, *, empty: bool = False) -> str:
-        return self._text(self._take(key), key, empty=empty)
-
-    def texts(self, key: str, *, most: int) -> tuple[str, ...]:
-        return tuple(self._text(item, key) for item in self._list(key, most))
-
-    def one_of(self, key: str, names: list[Any]) -> str:
-        found = self.text(key)
-        if found not in names:
-            raise ValueError(f"`{self._at(key)}` is none of {', '.join(names)}")
-        return found
-
-    def number(self, key: str, *, zero: bool = False, most: float = LARGEST) -> float:
-        return self._number(self._take(key), key, zero=zero, most=most)
-
-    def numbers(self, key: str, *, most: int) -> tuple[float, ...]:
-        return tuple(self._number(item, key) for item in self._list(key, most))
-
-    def whole(self, key: str, *, least: int = 0) -> int:
-        found = self._take(key)
-        if isinstance(found, bool) or not isinstance(found, int) or not least <= found <= MOST_TOKENS:
-            raise ValueError(f"`{self._at(key)}` is not a whole number from {least} to {MOST_TOKENS}")
-        return found
-
-    def end(self) -> None:
-        if self._left:
-            raise ValueError(f"`{self._at(min(self._left))[:MOST_LETTERS]}` is no key of a run")
-
-    def _list(self, key: str, most: int) -> list[Any]:
-        found = self._take(key)
-        if not isinstance(found, list) or len(found) > most:
-            raise ValueError(f"`{self._at(key)}` is not a list of at most {most}")
-        return found
-
-    def _text(self, found: object, key: str, *, empty: bool = False) -> str:
-        if not isinstance(found, str) or not (found.strip() or (empty and not found)):
-            raise ValueError(f"`{self._at(key)}` is not a text")
-        if len(found) > MOST_LETTERS or not found.isprintable():
-            raise ValueError(f"`{self._at(key)}` is longer than {MOST_LETTERS} letters or not printable")
-        return found
-
-    def _number(self, found: object, key: str, *, zero: bool = False, most: float = LARGEST) -> float:
-        if isinstance(found, bool) or not isinstance(found, int | float):
-            raise ValueError(f"`{self._at(key)}` is not a number")
-        least = 0 if zero else SMALLEST
-        if not least <= found <= most:  # NaN fails it, and no whole number is too large for it
-            raise ValueError(f"`{self._at(key)}` is not between {least:g} and {most:g}")
-        return abs(float(found))  # minus nought is nought, so that equal runs have equal ids
