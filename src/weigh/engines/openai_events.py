@@ -12,16 +12,34 @@ from dataclasses import dataclass
 from typing import Any
 
 DONE = b"[DONE]"
+MOST_TOKENS = 1 << 30
+MOST_SECONDS = 1e9
 MOST_EVENT_BYTES = 16 << 20  # a server that never ends its line must not fill the memory
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the server counts them; `cached_tokens` of the prompt were found in its cache."""
+    """Tokens as the server counts and bills them.
+
+    Attributes:
+        cached_tokens: of the prompt, found in its cache; None where it does not say.
+        reasoning_tokens: of the output, spent on reasoning, whether that is shown or kept back.
+    """
 
     prompt_tokens: int
     output_tokens: int
     cached_tokens: int | None = None
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """llama.cpp's own clock and counts so far; decode starts at the first token: `n` tokens take `n - 1` steps."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    prefill_s: float
+    decode_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +52,8 @@ class StreamEvent:
         usage: of the whole answer so far; the last one is final.
         finish: why the answer ended (`stop`, `length`); None while it goes on.
         error: the server's words when it gave up.
+        timings: llama.cpp's own; None from others.
+        reasons: whether the text is a model's reasoning.
     """
 
     text: str = ""
@@ -41,6 +61,8 @@ class StreamEvent:
     usage: Usage | None = None
     finish: str | None = None
     error: str | None = None
+    timings: Timings | None = None
+    reasons: bool = False
 
 
 class EventLines:
@@ -77,18 +99,28 @@ def parse_event(data: bytes) -> StreamEvent:
     Raises:
         ValueError: it is not a chunk of the completions or chat API.
     """
-    chunk = json.loads(data)
+    try:
+        chunk = json.loads(data)
+    except RecursionError:
+        raise ValueError("an event nests too deep") from None
     if not isinstance(chunk, dict):
         raise ValueError("an event is no JSON object")
     error = error_of(chunk)
     if error is not None:
         return StreamEvent(error=error)
     usage = _usage(chunk.get("usage"))
-    text, finish = "", None
+    text, reasons, finish = "", False, None
     choices = chunk.get("choices")
     if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        text, finish = _text(choices[0]), choices[0].get("finish_reason")
-    return StreamEvent(text, _tokens_so_far(chunk, usage), usage, finish if isinstance(finish, str) else None)
+        (text, reasons), finish = _text(choices[0]), choices[0].get("finish_reason")
+    return StreamEvent(
+        text,
+        _tokens_so_far(chunk, usage),
+        usage,
+        finish if isinstance(finish, str) else None,
+        timings=_timings(chunk.get("timings")),
+        reasons=reasons,
+    )
 
 
 def error_of(answer: dict[str, Any]) -> str | None:
@@ -119,31 +151,54 @@ def refusal(body: bytes) -> str:
     return " ".join((said or body.decode(errors="replace")).split())[:300]
 
 
-def _text(choice: dict[str, Any]) -> str:
-    """Completions write `text`; chat a `delta` of `content`, `reasoning_content` (vLLM, llama.cpp) or `reasoning`."""
+def _text(choice: dict[str, Any]) -> tuple[str, bool]:
+    """What was written, and whether it is reasoning alone.
+
+    Completions write `text`; chat a `delta` of `content`, `reasoning_content` (vLLM, llama.cpp) or `reasoning`.
+    """
     delta = choice.get("delta")
-    parts = (
-        [delta.get(name) for name in ("reasoning_content", "reasoning", "content")]
-        if isinstance(delta, dict)
-        else [choice.get("text")]
+    if not isinstance(delta, dict):
+        text = choice.get("text")
+        return (text, False) if isinstance(text, str) else ("", False)
+    reasoning, more, content = (
+        part if isinstance(part, str) else ""
+        for part in map(delta.get, ("reasoning_content", "reasoning", "content"))
     )
-    return "".join(part for part in parts if isinstance(part, str))
+    return reasoning + more + content, bool(reasoning or more) and not content
 
 
 def _tokens_so_far(chunk: dict[str, Any], usage: Usage | None) -> int | None:
     if usage is not None:
         return usage.output_tokens
     timings = chunk.get("timings")
-    counted = timings.get("predicted_n") if isinstance(timings, dict) else None
-    return counted if isinstance(counted, int) else None
+    return _count(timings.get("predicted_n")) if isinstance(timings, dict) else None
 
 
 def _usage(given: Any) -> Usage | None:
     if not isinstance(given, dict):
         return None
-    prompt, output = given.get("prompt_tokens"), given.get("completion_tokens")
-    if not isinstance(prompt, int) or not isinstance(output, int):
+    prompt, output = _count(given.get("prompt_tokens")), _count(given.get("completion_tokens"))
+    if prompt is None or output is None:
         return None
-    details = given.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Usage(prompt, output, cached if isinstance(cached, int) else None)
+    of_prompt, of_output = given.get("prompt_tokens_details"), given.get("completion_tokens_details")
+    cached = _count(of_prompt.get("cached_tokens")) if isinstance(of_prompt, dict) else None
+    reasoning = _count(of_output.get("reasoning_tokens")) if isinstance(of_output, dict) else None
+    return Usage(prompt, output, cached, min(reasoning or 0, output))
+
+
+def _timings(given: Any) -> Timings | None:
+    if not isinstance(given, dict):
+        return None
+    counts = [_count(given.get(key, 0)) for key in ("prompt_n", "cache_n")]
+    times = [_seconds(given.get(key)) for key in ("prompt_ms", "predicted_ms")]
+    return None if None in counts or None in times else Timings(*counts, *times)  # type: ignore[arg-type]
+
+
+def _count(given: Any) -> int | None:
+    return given if type(given) is int and 0 <= given <= MOST_TOKENS else None
+
+
+def _seconds(given_ms: Any) -> float | None:
+    return (
+        given_ms / 1000 if type(given_ms) in (int, float) and 0 <= given_ms <= 1000 * MOST_SECONDS else None
+    )
