@@ -76,3 +76,15 @@ def test_damaged_files_give_no_levels(tree: Tree) -> None:
 def test_this_process_is_in_the_group_found_first() -> None:
     members = (levels("memory")[0].folder / "cgroup.procs").read_text().split()
     assert str(os.getpid()) in members
+
+
+def test_another_process_is_looked_up_by_its_number(tree: Tree) -> None:
+    root = tree(
+        {
+            "proc/self/cgroup": "0::/mine\n",
+            "proc/77/cgroup": "0::/engine\n",
+            "proc/self/mountinfo": "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n",
+        }
+    )
+    folders = [str(level.folder.relative_to(root)) for level in levels("memory", root, 77)]
+    assert folders == ["sys/fs/cgroup/engine", "sys/fs/cgroup"]

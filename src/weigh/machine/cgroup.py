@@ -30,9 +30,13 @@ class _Mount:
     point: PurePosixPath
 
 
-def levels(controller: str, root: Path = Path("/")) -> list[Level]:
-    """The process's own group first, then its ancestors as far as they are mounted here."""
-    groups = _own_groups(root, controller)
+def levels(controller: str, root: Path = Path("/"), process: int | str = "self") -> list[Level]:
+    """The process's own group first, then its ancestors as far as they are mounted here.
+
+    Args:
+        process: a process's number, to ask for another than this one.
+    """
+    groups = _own_groups(root, controller, process)
     return [
         Level(mount.version, root / folder.relative_to("/"))
         for mount in _mounts(root)
@@ -41,10 +45,10 @@ def levels(controller: str, root: Path = Path("/")) -> list[Level]:
     ]
 
 
-def _own_groups(root: Path, controller: str) -> dict[int, PurePosixPath]:
-    """Version -> this process's group, from lines such as ``4:memory:/a/b`` (v1) and ``0::/a/b`` (v2)."""
+def _own_groups(root: Path, controller: str, process: int | str) -> dict[int, PurePosixPath]:
+    """Version -> the process's group, from lines such as ``4:memory:/a/b`` (v1) and ``0::/a/b`` (v2)."""
     groups = {}
-    for line in kernel_files.text(root / "proc/self/cgroup").splitlines():
+    for line in kernel_files.text(root / f"proc/{process}/cgroup").splitlines():
         _, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         if not names:

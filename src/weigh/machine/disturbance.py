@@ -48,13 +48,13 @@ class Watch:
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
-        self._before = _ticks(root), _throttles(root), _own_s(), time.monotonic()
+        self._before = _ticks(root), throttles(root), _own_s(), time.monotonic()
 
     def so_far(self) -> Disturbance:
-        ticks, throttles, own_s, began_s = self._before
+        ticks, slowed, own_s, began_s = self._before
         now = _ticks(self._root)
-        heat = _throttles(self._root)
-        throttled = heat - throttles if heat is not None and throttles is not None else None
+        heat = throttles(self._root)
+        throttled = heat - slowed if heat is not None and slowed is not None else None
         if ticks is None or now is None or time.monotonic() - began_s < 0.1:
             return Disturbance(throttled=throttled)
         per_s = os.sysconf("SC_CLK_TCK")
@@ -76,7 +76,7 @@ def _ticks(root: Path) -> tuple[int, ...] | None:
     return tuple(sum(map(int, column)) for column in zip(*counts, strict=True))
 
 
-def _throttles(root: Path) -> int | None:
+def throttles(root: Path) -> int | None:
     """Times that cores were slowed down for heat; only bare machines of Intel count them."""
     folder = root / "sys/devices/system/cpu"
     counts = [

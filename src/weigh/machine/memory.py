@@ -8,6 +8,7 @@ inactive file pages) is therefore taken off the usage, as the kernel's own MemAv
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,19 +19,24 @@ from weigh.machine.machine import Memory
 from weigh.units import KIB
 
 
-def read_memory(root: Path = Path("/"), *, run: Run = output) -> Memory:
+def read_memory(
+    root: Path = Path("/"), *, run: Run = output, within: Sequence[Level] | None = None
+) -> Memory:
     """Memory as /proc/meminfo and the control groups tell it; on macOS as its commands do, else as psutil.
 
     Without /proc no limit is known; with psutil (Windows: not tested there) page cache reads 0.
 
     Args:
         run: stands in for the system's commands, to play back a recording.
+        within: the control groups whose limits count; None looks for those of this process, which takes
+            most of the time.
     """
     info = {name: kib * KIB for name, kib in kernel_files.table(root / "proc/meminfo").items()}
     if "MemTotal" not in info:
         return _memory_elsewhere(run)
     system = _system_memory(info)
-    groups = [_group(level, system.total_bytes) for level in levels("memory", root)]
+    found = levels("memory", root) if within is None else within
+    groups = [_group(level, system.total_bytes) for level in found]
     return _swap_under(groups, _ram_under(groups, system))
 
 
