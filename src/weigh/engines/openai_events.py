@@ -144,11 +144,18 @@ def error_of(answer: dict[str, Any]) -> str | None:
 def refusal(body: bytes) -> str:
     """What a server says with a status that is not 200, in one line."""
     try:
-        answer = json.loads(body)
+        answer = _json(body)
         said = error_of(answer) if isinstance(answer, dict) else None
     except ValueError:
         said = None
     return " ".join((said or body.decode(errors="replace")).split())[:300]
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _text(choice: dict[str, Any]) -> tuple[str, bool]:
