@@ -1,0 +1,115 @@
+"""What the machine did during a turn: processor time of the engine, clocks, memory left, energy."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from weigh.engines.process_memory import descendants
+from weigh.machine import kernel_files
+from weigh.machine.memory import read_memory
+from weigh.machine.power import Counter, EnergyMeter, counters
+
+
+@dataclass(frozen=True, slots=True)
+class During:
+    """Of one turn; None where the system does not tell.
+
+    Attributes:
+        cores_busy: processor seconds of the engine's process tree over the turn's seconds.
+        clock_hz: median over the processors at the turn's end; a virtual machine's is a nominal one.
+        available_bytes: memory that could still be taken at its end, under the groups' limits.
+        swapped_bytes: swap in use at its end.
+        joules: of all counters; not less what the machine takes when idle.
+    """
+
+    took_s: float
+    cores_busy: float | None
+    clock_hz: float | None
+    available_bytes: int
+    swapped_bytes: int
+    joules: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "took_s": self.took_s,
+            "cores_busy": self.cores_busy,
+            "clock_hz": self.clock_hz,
+            "available_bytes": self.available_bytes,
+            "swapped_bytes": self.swapped_bytes,
+            "joules": self.joules,
+        }
+
+
+class Observed:
+    """Watches while its block runs; `during` is there afterwards.
+
+    Args:
+        meters: energy counters, found once for all turns (`power.counters`).
+        pid: of a process whose tree is the engine's; None for this one's children.
+    """
+
+    during: During
+
+    def __init__(self, meters: list[Counter], pid: int | None = None) -> None:
+        self._meter = EnergyMeter(meters)
+        self._pid = pid
+
+    def __enter__(self) -> Self:
+        self._meter.__enter__()
+        self._began_s, self._cpu_s = time.monotonic(), self._tree_s()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        took_s, cpu_s = time.monotonic() - self._began_s, self._tree_s()
+        self._meter.__exit__(kind, error, trace)
+        memory = read_memory()
+        self.during = During(
+            took_s=took_s,
+            cores_busy=None if cpu_s is None or self._cpu_s is None else (cpu_s - self._cpu_s) / took_s,
+            clock_hz=clock_hz(),
+            available_bytes=memory.available_bytes,
+            swapped_bytes=memory.swap_total_bytes - memory.swap_free_bytes,
+            joules=self._meter.joules,
+        )
+
+    def _tree_s(self) -> float | None:
+        below = descendants(os.getpid() if self._pid is None else self._pid)
+        pids = below if self._pid is None else (self._pid, *below)
+        found = [cpu_s(pid) for pid in pids]
+        told = [seconds for seconds in found if seconds is not None]
+        return sum(told) if told else None
+
+
+def energy_counters() -> list[Counter]:
+    return counters()
+
+
+def cpu_s(pid: int, root: Path = Path("/")) -> float | None:
+    """Processor seconds a process has taken, user and system; None when it is gone.
+
+    Source: proc_pid_stat(5), fields 14 and 15, in clock ticks.
+    """
+    _, _, after = kernel_files.text(root / f"proc/{pid}/stat").rpartition(")")
+    fields = after.split()
+    if len(fields) < 13:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def clock_hz(root: Path = Path("/")) -> float | None:
+    """Median clock of the processors now; None where it is not told."""
+    folder = root / "sys/devices/system/cpu"
+    scaled = [kernel_files.number(path) for path in sorted(folder.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))]
+    clocks = [khz * 1e3 for khz in scaled if khz]
+    if not clocks:
+        lines = kernel_files.text(root / "proc/cpuinfo").splitlines()
+        clocks = [float(line.partition(":")[2]) * 1e6 for line in lines if line.startswith("cpu MHz")]
+    return statistics.median(clocks) if clocks else None
