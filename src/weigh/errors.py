@@ -6,6 +6,7 @@
     |  +- UnknownName      no such model, device, task or quantization (close names attached)
     |  +- NotSupported     a true model or setting that weigh does not handle yet
     |  +- Unreachable      what was asked for lies on a network that does not give it
+    +- NotKept             what was measured cannot be stored (the file it was written to instead)
     +- EngineError         the engine failed (exit code 3)
        +- EngineMissing    no engine is installed
        +- EngineCrashed    the child process died or would not load the model
@@ -18,8 +19,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 MOST_LETTERS = 2000  # of a message; files and people can name things at any length
 
@@ -73,6 +75,22 @@ class NotSupported(BadInput):
 
 class Unreachable(BadInput):
     """What was asked for lies on a network that does not give it: none there, no leave, or a strange answer."""
+
+
+class NotKept(WeighError):
+    """A measurement could not be stored.
+
+    Attributes:
+        path: the file it was written to instead, for import later; None when there was no room for one.
+        document: its JSON form, as in that file.
+    """
+
+    def __init__(self, why: WeighError, path: Path | None, document: Mapping[str, Any]) -> None:
+        said = (
+            f"the measurement was written to {path} instead" if path else "the measurement is not on the disk"
+        )
+        super().__init__(f"{why.message}; {said}", hint=why.hint)
+        self.path, self.document = path, document
 
 
 class EngineError(WeighError):

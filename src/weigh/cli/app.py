@@ -5,13 +5,14 @@ Exit codes: 0 done, 1 the answer is no, 2 bad input, 3 the engine failed, 130 in
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
 import click
 
-from weigh.cli import commands, options
-from weigh.errors import BadInput, EngineError, WeighError
+from weigh.cli import commands, engines, options
+from weigh.errors import BadInput, EngineError, NotKept, WeighError
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -60,7 +61,7 @@ def app(ctx: click.Context, as_json: bool, no_calibrate: bool) -> int | None:
     return found
 
 
-for command in commands.ALL:
+for command in (*commands.ALL, engines.engines):
     app.add_command(command)
 
 
@@ -97,6 +98,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 141  # 128 and SIGPIPE, as a shell says it
     except WeighError as error:
         _tell(error)
+        if isinstance(error, NotKept) and error.path is None:
+            print(json.dumps(error.document))  # the last copy there is
         return 2 if isinstance(error, BadInput) else 3 if isinstance(error, EngineError) else 2
 
 

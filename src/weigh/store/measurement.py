@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from weigh.errors import NotKept, WeighError
 from weigh.figure import Basis, Figure
 from weigh.median import median_interval
 from weigh.store.fields import LARGEST, LAST_UNIX_S, Fields, Scalar, printable
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
     from weigh.store.store import Store
 
+FORMAT = "weigh_measurements"  # the key that an export begins with; its value is the format's number
+FORMAT_NUMBER = 1
 KINDS = ("bench", "load")
 MOST_SAMPLES = 1 << 20  # of one quantity: the gaps between the tokens of 200 clients in two minutes
 MOST_QUANTITIES = 10_000
@@ -205,10 +210,15 @@ def save(store: Store, measurement: Measurement) -> str:
         its id.
 
     Raises:
-        WeighError: it could not be kept.
+        NotKept: the store cannot be written, as on a full disk; the measurement lies in a file of the current
+            or the temporary folder then, or, without room there either, in the exception.
     """
-    with store.open() as db:
-        insert(db, measurement)
+    try:
+        with store.open() as db:
+            insert(db, measurement)
+    except WeighError as error:
+        kept = document([measurement])
+        raise NotKept(error, _write_aside(f"weigh-{measurement.id}.json", kept), kept) from error
     return measurement.id
 
 
@@ -256,6 +266,31 @@ def events(store: Store, limit: int | None = None) -> list[Event]:
     return [Event(when, kind, text, json.loads(details)) for when, kind, text, details in rows]
 
 
+def document(kept: Sequence[Measurement], *, raw: bool = True) -> dict[str, Any]:
+    """Measurements as one JSON document, which `weigh.store.exchange` reads again."""
+    return {FORMAT: FORMAT_NUMBER, "measurements": [one.to_json(raw=raw) for one in kept]}
+
+
+def _write_aside(name: str, kept: Mapping[str, Any]) -> Path | None:
+    """The file, in the first folder of some that takes it whole and durably; a part of one is removed."""
+    import tempfile
+
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        path = folder / name
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(json.dumps(kept, indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError:
+            continue
+        except OSError:
+            path.unlink(missing_ok=True)
+        else:
+            return path
+    return None
+
+
 def insert(db: sqlite3.Connection, measurement: Measurement) -> bool:
     """Whether it is new."""
     origin = measurement.origin or Origin("", "", 0.0)
@@ -296,7 +331,7 @@ def _read(store: Store, where: str, *values: object) -> Iterator[Measurement]:
         try:
             document = {**json.loads(body), "raw": json.loads(zlib.decompress(raw))}
             yield Measurement.from_json(document, Origin(who, file, imported_unix_s) if who else None)
-        except (ValueError, zlib.error):
+        except (TypeError, ValueError, zlib.error):
             continue
 
 

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weigh.errors import BadFile, WeighError
+from weigh.store.journal import set_journal
 from weigh.store.migrations import MIGRATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from weigh.estimate.calibration import Calibration
+
+BUSY_S = 30.0  # longest wait for another weigh that writes
 
 
 def default_path() -> Path:
@@ -37,11 +40,17 @@ class Store:
 
     @contextmanager
     def open(self) -> Iterator[sqlite3.Connection]:
-        """Raises BadFile when the file is no database of ours, WeighError when it cannot be written."""
+        """What is done inside is one transaction, durable when this returns.
+
+        Raises:
+            BadFile: the file is no database of ours.
+            WeighError: it cannot be used: no room, no leave, or another weigh wrote for `BUSY_S`.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(self.path, timeout=10)
+            db = sqlite3.connect(self.path, timeout=BUSY_S)
             try:
+                set_journal(db, self.path)
                 with db:
                     self._migrate(db)
                     yield db
