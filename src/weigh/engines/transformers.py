@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from weigh.model.ggml_types import GgmlType
 if TYPE_CHECKING:
     from weigh.engines.child import Child
 
+PACKAGES = ("transformers", "torch")
 LOADING = re.compile("^loading$")
 LISTENING = re.compile(r"^listening on 127\.0\.0\.1:(\d+)$")
 
@@ -32,15 +33,13 @@ class Transformers:
 
     def version(self) -> str:
         """Of transformers and of torch, which does the work."""
-        from weigh.engines.packages import package_version
-
-        found = {package: package_version(package) for package in ("transformers", "torch")}
-        missing = [package for package, version in found.items() if version is None]
-        if missing:
-            raise EngineMissing(
-                f"the package `{missing[0]}` is not installed", hint="pip install 'weigh[transformers]'"
-            )
+        _, found = _where()
         return ", ".join(f"{package} {version}" for package, version in found.items())
+
+    @property
+    def python(self) -> str:
+        """The interpreter it runs on: weigh's own where that has the packages, else that of `weigh engines add`."""
+        return _where()[0]
 
     def start(self, model: Path, settings: Settings, limits: Limits) -> TransformersSession:
         """Load the checkpoint `model`, a folder, in a child process and wait until it answers.
@@ -53,7 +52,7 @@ class Transformers:
         """
         from weigh.engines.checkpoint_folder import has_weights
 
-        self.version()
+        python = self.python
         if settings.parallel > 1:
             raise NotSupported("transformers is run with one sequence at a time")
         if {settings.kv_type_k, settings.kv_type_v} != {GgmlType.F16}:
@@ -66,7 +65,7 @@ class Transformers:
         }
         script = Path(__file__).with_name("transformers_child.py")
         # `-P` keeps this folder, with its own transformers.py, out of the child's import path
-        command = (sys.executable, "-P", str(script), json.dumps(given))
+        command = (python, "-P", str(script), json.dumps(given))
         return TransformersSession(command, limits, what=self.name)
 
     def cpu_features(self, instruction_sets: Sequence[str]) -> tuple[str, ...]:
@@ -75,6 +74,27 @@ class Transformers:
 
     def layout(self, model: Path, settings: Settings) -> Layout:
         raise NotSupported("transformers cannot say how much memory it would take")
+
+
+def _where() -> tuple[str, dict[str, str]]:
+    """An interpreter that has the packages, and their versions.
+
+    Raises:
+        EngineMissing: there is none.
+    """
+    from weigh.engines.environments import Environment
+    from weigh.engines.packages import package_version
+
+    environment = Environment(Transformers.name)
+    looks: list[tuple[str, Callable[[str], str | None]]] = [(sys.executable, package_version)]
+    if environment.usable:
+        looks.append((str(environment.python), environment.version))
+    for python, version_of in looks:
+        found = {package: version_of(package) for package in PACKAGES}
+        if all(found.values()):
+            return python, {package: version or "" for package, version in found.items()}
+    missing = next(package for package in PACKAGES if package_version(package) is None)
+    raise EngineMissing(f"the package `{missing}` is not installed", hint="weigh engines add transformers")
 
 
 class TransformersSession:

