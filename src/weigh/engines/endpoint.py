@@ -129,6 +129,17 @@ class Endpoint:
     def is_local(self) -> bool:
         return self.host in LOOPBACK
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of every request; the key is among them, so they are never shown."""
+        known = {"User-Agent": "weigh", "Accept-Encoding": "identity"}
+        return known if self._key is None else {**known, "Authorization": f"Bearer {self._key.value}"}
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """None for plain HTTP."""
+        return self._encrypted
+
     def get(self, path: str) -> Any:
         """The JSON at `path`.
 
@@ -167,11 +178,9 @@ class Endpoint:
 
     def _sent(self, method: str, path: str, body: Mapping[str, Any] | None) -> Reply:
         data = None if body is None else json.dumps(body).encode()
-        headers = {"User-Agent": "weigh", "Accept-Encoding": "identity"}
+        headers = self.headers
         if data is not None:
             headers["Content-Type"] = "application/json"
-        if self._key is not None:
-            headers["Authorization"] = f"Bearer {self._key.value}"
         pace = _Pace()
         connection, prefix, proxy_headers = self._connection(pace)
         try:

@@ -238,6 +238,25 @@ class OpenAiModel:
             raise EngineCrashed(f"{self._api.what} broke off after {len(arrivals.token_times_s):,} tokens")
         return self._made(prompt, arrivals)
 
+    def request(
+        self, prompt: Sequence[int] | str, output_tokens: int, *, reuse_cache: bool = False
+    ) -> tuple[str, dict[str, Any]]:
+        """Path and body of a request, for clients of one's own; `generate` has found out the way before.
+
+        Raises:
+            BadInput: token ids for a server that is asked for chats.
+        """
+        assert self._way is not None, "generate once, so that the way to ask is known"
+        if self._way.chat and not isinstance(prompt, str):
+            raise BadInput(f"{self._api.what} is asked for chats, which take text and no token ids")
+        path = self._api.path + self._way.path
+        return path, self._request(self._way, prompt, output_tokens, reuse_cache)
+
+    @property
+    def way(self) -> Way | None:
+        """How it takes requests; None before the first."""
+        return self._way
+
     def _request(
         self, way: Way, prompt: Sequence[int] | str, output_tokens: int, reuse_cache: bool
     ) -> dict[str, Any]:
