@@ -1,4 +1,4 @@
-"""Programs that run models, each in a child process behind the interface of `engine.py`.
+"""Programs that run models: started here in a child process (`engine.py`), or reached by URL (`served.py`).
 
 `WEIGH_ENGINE` chooses one: ``embedded``, ``llama-server``, or the path of a llama-server. Without it, a
 llama-server on PATH comes first, because it is what its owner runs; docs/engines.md says more. Engines for
@@ -10,12 +10,17 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from shutil import which
+from typing import TYPE_CHECKING
 
-from weigh.engines.engine import Engine
+from weigh.engines.engine import Engine, Limits, Settings
 from weigh.errors import EngineMissing, UnknownName
+
+if TYPE_CHECKING:
+    from weigh.engines.served import ServedModel
 
 VARIABLE = "WEIGH_ENGINE"
 NAMES = ("llama.cpp", "llama-server", "transformers", "vllm")
+URL_NAMES = ("openai", "ollama")
 
 
 def engine_named(name: str) -> Engine:
@@ -31,12 +36,46 @@ def engine_named(name: str) -> Engine:
 
     known = {engine.name: engine for engine in (EmbeddedLlamaCpp, LlamaServer, Transformers, Vllm)}
     if name not in known:
-        from difflib import get_close_matches
-
-        raise UnknownName(
-            "engine", name, close=get_close_matches(name, NAMES), hint=f"one of {', '.join(NAMES)}"
-        )
+        raise _unknown(name, NAMES)
     return known[name]()
+
+
+def served_model(
+    url: str,
+    engine: str | None = None,
+    *,
+    model: str | None = None,
+    key_variable: str | None = None,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> ServedModel:
+    """A model in a server that runs already.
+
+    Args:
+        engine: one of `URL_NAMES`; None to find out which of them the server speaks.
+        model: None for the only one it has.
+        key_variable: of the environment, holding the key; None for OPENAI_API_KEY, where that may go.
+        settings: what Ollama is told to load the model with; other servers are as they are.
+
+    Raises:
+        UnknownName: no such engine, or the server has not that model.
+        BadInput, EngineError: as the adapters.
+    """
+    from weigh.engines.ollama import OllamaModel, is_ollama
+    from weigh.engines.openai_api import OpenAiModel
+
+    if engine is not None and engine not in URL_NAMES:
+        raise _unknown(engine, URL_NAMES)
+    if engine == "ollama" or (engine is None and is_ollama(url)):
+        return OllamaModel(url, model=model, settings=settings, limits=limits)
+    return OpenAiModel(url, model=model, key_variable=key_variable, limits=limits)
+
+
+def _unknown(name: str, known: tuple[str, ...]) -> UnknownName:
+    from difflib import get_close_matches
+
+    hint = f"one of {', '.join(known)}"
+    return UnknownName("engine", name, close=get_close_matches(name, known), hint=hint)
 
 
 def engines() -> list[Engine]:

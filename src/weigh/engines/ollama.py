@@ -295,8 +295,10 @@ class OllamaModel:
 def is_ollama(url: str, *, silence_s: float = 5.0) -> bool:
     """Whether a server answers as Ollama does."""
     try:
-        endpoint = Endpoint(url, silence_s=silence_s)
-        said = endpoint.get(f"{endpoint.path}/api/version")
+        endpoint = Endpoint(url, connect_s=silence_s, silence_s=silence_s)
+        if endpoint.path:  # it serves at the root; what has a path is an OpenAI-compatible API
+            return False
+        said = endpoint.get("/api/version")
     except WeighError:
         return False
     return isinstance(said, dict) and set(said) == {"version"} and isinstance(said["version"], str)
