@@ -116,13 +116,10 @@ class OllamaModel:
         if settings.threads is not None:
             self._options["num_thread"] = settings.threads
         self.context_tokens: int | None = settings.context_tokens
+        self.command: tuple[str, ...] = ("POST", self._api.origin + self._path("generate"))
         self._tokens_per_word = 1.0
         self._listener = Listener(self._api.port) if self._api.is_local else None
         self.load_s = self.load() if load else None
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        return ("POST", self._api.origin + self._path("generate"))
 
     def _path(self, name: str) -> str:
         return f"{self._api.path}/api/{name}"

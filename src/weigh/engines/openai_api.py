@@ -110,6 +110,7 @@ class OpenAiModel:
         chosen = _chosen(self.models, model, self._api.what)
         self.model, self.context_tokens, self._owner = chosen.name, chosen.context_tokens, chosen.owner
         self.version = self._version(header)
+        self.command: tuple[str, ...] = ("POST", self._api.origin + self._base)
         self._ways = tuple(way for way in WAYS if chat is None or way.chat == chat)
         self._way: Way | None = None
         self._salts = count()
@@ -117,11 +118,6 @@ class OpenAiModel:
         self._listener = Listener(self._api.port) if self._api.is_local else None
 
     # --- what it is --------------------------------------------------------------------------------
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        path = self._way.path if self._way else "/"
-        return ("POST", self._api.origin + self._base + path)
 
     def _listed(self) -> tuple[list[Listed], str]:
         """The models, and what the server calls itself in the head of its answer."""
@@ -213,6 +209,7 @@ class OpenAiModel:
                 refused.append(error)
             else:
                 self._way = way
+                self.command = ("POST", self._api.origin + self._base + way.path)
                 return answer
         if not refused:
             raise BadInput(f"{self._api.what} is asked for chats, which take text and no token ids")
