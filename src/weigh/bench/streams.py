@@ -1,0 +1,310 @@
+"""Streaming clients of one server in one event loop: every piece is stamped as it is read from its socket.
+
+HTTP is parsed by `httptools` inside the callback that reads the socket: no task has to be woken first, so the
+time stamps of hundreds of streams stay true (docs/load_overhead.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import httptools
+
+from weigh.bench.arrivals import Arrival
+from weigh.engines.endpoint import MOST_ERROR_BYTES, MOST_STREAM_BYTES, Endpoint
+from weigh.engines.openai_events import DONE, EventLines, parse_event, refusal
+from weigh.engines.token_arrivals import TokenArrivals
+from weigh.errors import Unreachable
+
+CONNECT_S = 10.0
+OK = 200
+
+
+class Failure(StrEnum):
+    """How a request can fail; a status that is not 200 is a kind of its own, `HTTP 503`."""
+
+    REFUSED = "refused"  # no connection
+    TIMED_OUT = "timed out"  # nothing came for too long
+    BROKEN = "broken off"  # the stream ended before the answer did
+    ERROR = "error in the stream"
+    UNREADABLE = "unreadable"  # no HTTP, no events, no JSON
+    EMPTY = "no token"
+    UNFINISHED = "unfinished"  # still under way when the run had waited long enough
+    CUT_OFF = "cut off"  # by the user, who ended the run: not the server's failure
+
+
+@dataclass(slots=True)
+class Request:
+    """One request as it happened. Times are seconds since the run began.
+
+    Attributes:
+        intended_s: when it was meant to be sent; of a closed loop, when it was.
+        sent_s: when it was handed over, before a connection was made where none stood ready; None while not.
+        pieces: its tokens, with times since the run began.
+        ended_s: when the answer ended or failed; None while under way.
+        failure: a `Failure` or `HTTP` with a status; "" for none.
+        said: the server's words with a failure.
+    """
+
+    number: int
+    arrival: Arrival
+    intended_s: float
+    sent_s: float | None = None
+    pieces: TokenArrivals = field(default_factory=TokenArrivals)
+    ended_s: float | None = None
+    failure: str = ""
+    said: str = ""
+
+
+class Streams:
+    """Connections to one server; answered ones are used again."""
+
+    def __init__(self, endpoint: Endpoint, *, silence_s: float) -> None:
+        self._endpoint = endpoint
+        self.silence_s = silence_s
+        self._idle: list[_Connection] = []
+        self._active: set[_Connection] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._address: tuple[Any, ...] = ()
+        self._aborted = Failure.UNFINISHED
+        self.began_s = time.monotonic()
+
+    async def resolve(self) -> None:
+        """Look the server up once, so that no request waits for a name.
+
+        Raises:
+            Unreachable: its name is not known.
+        """
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                self._endpoint.host, self._endpoint.port, type=socket.SOCK_STREAM
+            )
+        except OSError as error:
+            raise Unreachable(f"{self._endpoint.host} is not known: {error.strerror}") from None
+        self._address = found[0][4][:2]
+
+    def now_s(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.began_s
+
+    def send(self, request: Request, path: str, body: Mapping[str, Any], ended: Callable[[], None]) -> None:
+        """Send now; `ended` is called once the request has its end, whichever it is."""
+        data = json.dumps(body).encode()
+        headers = self._endpoint.headers | {
+            "Host": self._endpoint.what,
+            "Content-Type": "application/json",
+            "Content-Length": str(len(data)),
+            "X-Request-Id": str(request.number),
+        }
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.send_bytes(request, f"POST {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + data, ended)
+
+    def send_bytes(self, request: Request, message: bytes, ended: Callable[[], None]) -> None:
+        request.sent_s = self.now_s()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                self._active.add(connection)
+                connection.send(request, message, ended)
+                return
+        task = asyncio.get_running_loop().create_task(self._connect(request, message, ended))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, request: Request, message: bytes, ended: Callable[[], None]) -> None:
+        host, port = self._address
+        tls = self._endpoint.tls
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: _Connection(self),
+                    host,
+                    port,
+                    ssl=tls,
+                    server_hostname=self._endpoint.host if tls else None,
+                )
+        except OSError as error:
+            late = isinstance(error, TimeoutError)
+            request.failure = Failure.TIMED_OUT if late else Failure.REFUSED
+            request.said = "no connection" if late else self._endpoint.said(error.strerror or str(error))
+            request.ended_s = self.now_s()
+            ended()
+            return
+        except asyncio.CancelledError:
+            request.failure, request.ended_s = self._aborted, self.now_s()
+            ended()
+            return
+        self._active.add(connection)
+        connection.send(request, message, ended)
+
+    def watch(self) -> None:
+        """End the requests of which nothing has come for too long."""
+        now_s = time.monotonic()
+        for connection in list(self._active):
+            if now_s - connection.heard_s > self.silence_s:
+                connection.fail(Failure.TIMED_OUT, f"silent for {self.silence_s:g} s")
+
+    def abort(self, failure: Failure) -> None:
+        """End all that is under way."""
+        self._aborted = failure
+        for task in list(self._connecting):
+            task.cancel()
+        for connection in list(self._active):
+            connection.fail(failure)
+
+    async def close(self) -> None:
+        self.abort(Failure.UNFINISHED)
+        for connection in self._idle:
+            connection.drop()
+        while self._connecting:
+            await asyncio.wait(self._connecting)
+
+    # --- told by connections -----------------------------------------------------------------------
+
+    def done(self, connection: _Connection) -> None:
+        self._active.discard(connection)
+        if connection.usable:
+            self._idle.append(connection)
+
+    def again(self, request: Request, message: bytes, ended: Callable[[], None]) -> None:
+        """The server had closed the idle connection before it read this: no failure of the request's."""
+        sent_s = request.sent_s
+        self.send_bytes(request, message, ended)
+        request.sent_s = sent_s
+
+    def said(self, text: str) -> str:
+        return self._endpoint.said(text)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection with at most one request on it."""
+
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+        self._transport: asyncio.Transport | None = None
+        self._request: Request | None = None
+        self.usable = True
+        self._used = False  # whether it has been answered on
+        self._heard = False  # whether the request under way has
+        self.heard_s = 0.0
+
+    def send(self, request: Request, message: bytes, ended: Callable[[], None]) -> None:
+        self._request, self._message, self._ended = request, message, ended
+        self._parser = httptools.HttpResponseParser(self)
+        self._lines, self._refused, self._bytes = EventLines(), b"", 0
+        self._done = self._heard = False
+        self._status = 0
+        self.heard_s = time.monotonic()
+        if self._transport is None or self._transport.is_closing():
+            self._gone()
+            return
+        self._transport.write(message)
+
+    def drop(self) -> None:
+        self.usable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def fail(self, failure: str, said: str = "") -> None:
+        """End the request that is under way, if one is; the connection goes with it."""
+        self._end(failure, said)
+        self.drop()
+        self._streams.done(self)
+
+    def _end(self, failure: str = "", said: str = "") -> None:
+        request, self._request = self._request, None
+        if request is not None:
+            request.failure, request.said = failure, self._streams.said(said)
+            request.ended_s = self._streams.now_s()
+            self._ended()
+
+    # --- called by the loop ------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_s = time.monotonic()
+        self._used = True
+        if self._request is None:  # nothing was asked
+            self.drop()
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if self._request is not None:
+                self.fail(Failure.UNREADABLE, "no HTTP")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.usable = False
+        self._gone()
+
+    def _gone(self) -> None:
+        """The connection ended; a fresh one that never answered is the server's refusal, a used one is stale."""
+        request = self._request
+        if request is None:
+            return
+        if self._used and not self._heard:
+            self._request = None
+            self._streams.done(self)
+            self._streams.again(request, self._message, self._ended)
+            return
+        self.fail(Failure.BROKEN)
+
+    # --- called by the parser ----------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._heard = True
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        request = self._request
+        if request is None:
+            return
+        self._bytes += len(body)
+        if self._status != OK:
+            self._refused += body[: MOST_ERROR_BYTES - len(self._refused)]
+            return
+        if self._bytes > MOST_STREAM_BYTES:
+            self.fail(Failure.UNREADABLE, "it does not stop sending")
+            return
+        at_s = self.heard_s - self._streams.began_s
+        try:
+            for data in self._lines.feed(body):
+                if data.strip() == DONE:
+                    self._done = True
+                    continue
+                event = parse_event(data)
+                if event.error is not None:
+                    self.fail(Failure.ERROR, event.error)
+                    return
+                request.pieces.take(at_s, event)
+        except ValueError as error:
+            self.fail(Failure.UNREADABLE, str(error))
+
+    def on_message_complete(self) -> None:
+        request = self._request
+        if request is None:
+            return
+        self.usable = self.usable and self._parser.should_keep_alive()
+        if self._status != OK:
+            self._end(f"HTTP {self._status}", refusal(self._refused))
+        elif not request.pieces.texts:
+            self._end(Failure.EMPTY)
+        elif not (self._done or request.pieces.finish):
+            self._end(Failure.BROKEN)
+        else:
+            self._end()
+        if not self.usable:
+            self.drop()
+        self._streams.done(self)
