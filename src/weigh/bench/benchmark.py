@@ -289,8 +289,8 @@ def notes(seen: Seen, found: Sequence[Measured], asked: Asked) -> tuple[str, ...
     ]
     if unsure and seen.ended is None:
         told.append(
-            f"{len(unsure)} of the speeds are not known to {asked.precision:.2g} yet:"
-            " their intervals say how far; more time narrows them"
+            f"{len(unsure)} of {len([one for one in rates if one.conditions.get('clock') == wanted])} speeds are"
+            f" not known to {asked.precision * 100:g} % yet: more time narrows their intervals"
         )
     if not any(turn.during.joules is not None for turn in seen.turns):
         told.append("energy is not measurable here: no counter can be read")

@@ -15,6 +15,8 @@ from weigh.machine import kernel_files
 from weigh.machine.memory import read_memory
 from weigh.machine.power import Counter, EnergyMeter, counters
 
+LEAST_S = 0.2  # of a turn whose processor time is told, in ticks of 10 ms
+
 
 @dataclass(frozen=True, slots=True)
 class During:
@@ -73,12 +75,17 @@ class Observed:
         memory = read_memory()
         self.during = During(
             took_s=took_s,
-            cores_busy=None if cpu_s is None or self._cpu_s is None else (cpu_s - self._cpu_s) / took_s,
+            cores_busy=self._busy(cpu_s, took_s),
             clock_hz=clock_hz(),
             available_bytes=memory.available_bytes,
             swapped_bytes=memory.swap_total_bytes - memory.swap_free_bytes,
             joules=self._meter.joules,
         )
+
+    def _busy(self, cpu_s: float | None, took_s: float) -> float | None:
+        if cpu_s is None or self._cpu_s is None or took_s < LEAST_S:
+            return None
+        return max(0.0, cpu_s - self._cpu_s) / took_s
 
     def _tree_s(self) -> float | None:
         below = descendants(os.getpid() if self._pid is None else self._pid)

@@ -1,9 +1,10 @@
 """Run what is to be measured, turn by turn, and keep every event as it came.
 
 Loading comes first: starts with the file's pages dropped and starts with them in memory, in turns. Then prefill and
-decode run apart, as llama-bench does (pp, tg), one condition after another and the order turned round from one round
-to the next, so that a machine that drifts drifts for all of them alike. Rounds go on until each condition is known
-well enough or the time is over. Nothing is worked out here: see `figures`.
+decode run apart, as llama-bench does (pp, tg), all conditions of a depth one after another and the order turned round
+from one round to the next, so that a machine that drifts drifts for all of them alike. Rounds go on until each
+condition is known well enough or the time is over; the next depth follows, since changing it costs a prefill of all of
+it. Nothing is worked out here: see `figures`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -66,19 +66,16 @@ class Asked:
     most_s: float = 120.0
     starts: int = 3
 
-    def conditions(self, parallel: int) -> list[Condition]:
-        """Decodes first: of prefills after them the processors are awake."""
-        decodes = [
-            Condition(
-                prompt_tokens=0, output_tokens=self.output_tokens, depth_tokens=depth, parallel=parallel
-            )
-            for depth in self.depths
-            if self.output_tokens > 1
-        ]
-        return decodes + [
+    def conditions(self, parallel: int, depth: int) -> list[Condition]:
+        """The decode first: of prefills after it the processors are awake."""
+        decode = Condition(
+            prompt_tokens=0, output_tokens=self.output_tokens, depth_tokens=depth, parallel=parallel
+        )
+        prefills = [
             Condition(prompt_tokens=prompt, output_tokens=1, depth_tokens=depth, parallel=parallel)
-            for depth, prompt in product(self.depths, self.prompts)
+            for prompt in self.prompts
         ]
+        return [decode, *prefills] if self.output_tokens > 1 else prefills
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +182,12 @@ class _Run:
 
     def run(self) -> Seen:
         try:
-            for place, parallel in enumerate(self._asked.parallel):
-                until_s = self._asked.most_s * (place + 1) / len(self._asked.parallel)
+            for number, parallel in enumerate(self._asked.parallel):
                 with ExitStack() as stack:
-                    session = self._loaded(stack, parallel, first=place == 0)
+                    session = self._loaded(stack, parallel, first=number == 0)
                     self._seen.command = self._seen.command or session.command
                     try:
-                        self._rounds(session, self._asked.conditions(parallel), until_s)
+                        self._depths(session, parallel, number)
                     finally:
                         self._remember_peak(parallel, session)
         except (WeighError, KeyboardInterrupt) as error:
@@ -256,6 +252,16 @@ class _Run:
 
     # --- turns -------------------------------------------------------------------------------------
 
+    def _depths(self, session: Session, parallel: int, number: int) -> None:
+        """Each depth has its share of the time that is left for these sequences."""
+        end_s = self._asked.most_s * (number + 1) / len(self._asked.parallel)
+        for place, depth in enumerate(self._asked.depths):
+            until_s = self._took_s + (end_s - self._took_s) / (len(self._asked.depths) - place)
+            if depth:  # each sequence's cache is filled before anything is timed
+                self._tell(f"filling the cache with {depth:,} tokens")
+                _together(session, [self._past(depth)] * parallel, 1, reuse=True)
+            self._rounds(session, self._asked.conditions(parallel, depth), until_s)
+
     def _rounds(self, session: Session, conditions: list[Condition], until_s: float) -> None:
         left = list(conditions)
         for number in range(MOST_TURNS):
@@ -273,19 +279,16 @@ class _Run:
         return len(turns) >= LEAST_TURNS and self._settled(turns)
 
     def _turn(self, session: Session, condition: Condition) -> Turn:
-        past = self._past(condition)
-        reuse = bool(past)
-        if past and not self._seen.of(condition):  # each sequence's cache is filled before anything is timed
-            _together(session, [past] * condition.parallel, 1, reuse)
+        past = self._past(condition.depth_tokens)
         prompts = [[*past, *self._fresh(condition.prompt_tokens or 1)] for _ in range(condition.parallel)]
         began_s = self._took_s
         with Observed(self._meters, self._source.engine_pid) as observed:
-            requests = _together(session, prompts, condition.output_tokens, reuse)
+            requests = _together(session, prompts, condition.output_tokens, reuse=bool(past))
         return Turn(condition, began_s, requests, observed.during, session.memory())
 
-    def _past(self, condition: Condition) -> list[int]:
+    def _past(self, depth_tokens: int) -> list[int]:
         """The same for all conditions of a depth, so that it is found in the cache."""
-        return prompt_ids(self._source.vocab, condition.depth_tokens, seed=self._seen.seed)
+        return prompt_ids(self._source.vocab, depth_tokens, seed=self._seen.seed)
 
     def _fresh(self, tokens: int) -> list[int]:
         """A prompt nobody has sent before, so that no cache holds it."""
@@ -302,7 +305,7 @@ def _stage(condition: Condition) -> str:
 
 
 def _together(
-    session: Session, prompts: list[list[int]], output_tokens: int, reuse: bool
+    session: Session, prompts: list[list[int]], output_tokens: int, *, reuse: bool
 ) -> tuple[Request, ...]:
     """All prompts at once, each in a thread of its own unless there is one only.
 

@@ -1,0 +1,187 @@
+"""`weigh bench`: measure the real thing."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import click
+
+from weigh.cli import options
+from weigh.cli.durations import Percent, Seconds
+
+if TYPE_CHECKING:
+    from weigh.bench.benchmark import Benchmark
+    from weigh.bench.here import Here
+    from weigh.bench.measure import Asked
+    from weigh.engines.engine import Settings
+    from weigh.model.ggml_types import GgmlType
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--engine",
+    type=click.Choice(["llama.cpp", "transformers", "vllm"]),
+    default="llama.cpp",
+    show_default=True,
+    help="What to run it on.",
+)
+@click.option(
+    "--prompt",
+    type=options.Each(options.Tokens()),
+    default="128,512",
+    show_default=True,
+    help="Prompt tokens of prefills.",
+)
+@click.option(
+    "--output", type=options.Tokens(), default=128, show_default=True, help="Output tokens of decodes."
+)
+@click.option(
+    "--depth",
+    type=options.Each(options.Tokens(zero=True)),
+    default="0",
+    show_default=True,
+    help="Tokens already in the context.",
+)
+@click.option(
+    "--parallel",
+    type=options.Each(click.IntRange(1, 256)),
+    default="1",
+    show_default=True,
+    help="Sequences at once.",
+)
+@click.option(
+    "--context",
+    type=options.Tokens(),
+    help="Tokens of context per sequence (default: 4096, or what is asked).",
+)
+@click.option(
+    "--kv-type",
+    type=options.KvType(),
+    default="F16",
+    show_default=True,
+    help="Number format of the KV cache.",
+)
+@click.option("--threads", type=click.IntRange(1, 4096), help="Threads (default: all cores).")
+@click.option(
+    "--precision",
+    type=Percent(),
+    default="2%",
+    show_default=True,
+    help="Go on until each speed is known so well.",
+)
+@click.option(
+    "--max-time",
+    type=Seconds(),
+    default="2m",
+    show_default=True,
+    help="Begin nothing after this long; each is run once all the same.",
+)
+@click.option(
+    "--starts",
+    type=click.IntRange(0, 100),
+    default=3,
+    show_default=True,
+    help="Starts of each kind, cold and cached.",
+)
+@click.option(
+    "--timeout", type=Seconds(), help="Longest wait for the engine (default: 10 min to start, 5 min silent)."
+)
+@options.no_calibrate
+@options.as_json
+def bench(
+    model: str,
+    engine: str,
+    prompt: tuple[int, ...],
+    output: int,
+    depth: tuple[int, ...],
+    parallel: tuple[int, ...],
+    context: int | None,
+    kv_type: GgmlType,
+    threads: int | None,
+    precision: float,
+    max_time: float,
+    starts: int,
+    timeout: float | None,
+    no_calibrate: bool,
+    as_json: bool,
+) -> int:
+    """Measure MODEL's own file on a real engine: loading, prefill, decode, latency, memory, energy.
+
+    Turns go on until each speed is known to --precision, or --max-time is over. Every sample goes into the store
+    before anything is shown; the estimate made before stands beside it. Ctrl-C keeps what was measured.
+    """
+    from weigh.bench.measure import Asked
+
+    asked = Asked(
+        prompts=prompt,
+        output_tokens=output,
+        depths=depth,
+        parallel=parallel,
+        precision=precision,
+        most_s=max_time,
+        starts=starts,
+    )
+    settings, _ = options.settings_and_workload(
+        context=context,
+        prompt=max(prompt),
+        output=output,
+        depth=max(depth),
+        parallel=1,
+        kv_type=kv_type,
+        threads=threads,
+    )
+    found = run_bench(model, engine, asked, settings, timeout_s=timeout, calibrate=not no_calibrate)
+    show(found, as_json=as_json)
+    return 0
+
+
+def run_bench(
+    model: str,
+    engine: str,
+    asked: Asked,
+    settings: Settings,
+    *,
+    timeout_s: float | None,
+    calibrate: bool,
+) -> Benchmark:
+    """On this machine, with progress on standard error."""
+    from weigh.bench.benchmark import benchmark, own_files
+    from weigh.cli.render import ProgressLine
+    from weigh.engines.engine import Limits
+    from weigh.estimate.serving import STORED
+    from weigh.model.resolve import resolve
+
+    spec = resolve(model, checkpoint=engine in STORED)
+    own_files(spec, "safetensors" if engine in STORED else "gguf")  # before the machine is measured in vain
+    machine = _here(calibrate=calibrate)
+    here = machine.on_host if engine == "llama.cpp" else machine.on_host.under(engine)
+    bounds = Limits(memory_bytes=here.available_bytes()[0])
+    if timeout_s is not None:
+        bounds = Limits(memory_bytes=bounds.memory_bytes, start_s=timeout_s, silence_s=timeout_s)
+    with closing(ProgressLine(f"Measuring {spec.name}")) as progress:
+        return benchmark(spec, here, asked, settings, limits=bounds, progress=progress)
+
+
+def show(found: Benchmark, *, as_json: bool) -> None:
+    """Print what was measured; then what ended it early goes its usual way."""
+    if as_json:
+        from weigh.cli.bench_document import bench_document
+        from weigh.cli.render import print_json
+
+        print_json(bench_document(found))
+    else:
+        from weigh.cli.screens.bench import show_bench
+
+        show_bench(found)
+    if found.ended is not None:
+        raise found.ended
+
+
+def _here(*, calibrate: bool) -> Here:
+    from weigh.bench.here import here
+    from weigh.cli.render import ProgressLine
+
+    with closing(ProgressLine("Measuring this machine (once, about 40 s)")) as progress:
+        return here(calibrate=calibrate, progress=progress)

@@ -1,0 +1,185 @@
+"""`weigh check`: budgets for CI."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from weigh.cli import options
+from weigh.cli.durations import Percent, Seconds
+
+if TYPE_CHECKING:
+    from weigh.store.measurement import Measurement
+
+_NO = 1
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--from", "beginning", help="Judge the stored measurement whose id begins so.")
+@click.option("--max-memory", type=options.Bytes(), help="Most memory at its peak, e.g. 6GiB.")
+@click.option("--max-load", type=Seconds(), help="Longest start: nothing cached where that can be measured.")
+@click.option("--max-ttft", type=Seconds(), help="Longest time to the first token, e.g. 2s.")
+@click.option("--max-itl", type=Seconds(), help="Longest gap between tokens, e.g. 100ms.")
+@click.option("--min-decode", type=click.FloatRange(0, min_open=True), help="Least decode tokens/s.")
+@click.option("--min-prefill", type=click.FloatRange(0, min_open=True), help="Least prefill tokens/s.")
+@click.option("--junit", type=click.Path(), help="Write JUnit XML to this FILE.")
+@click.option(
+    "--engine",
+    type=click.Choice(["llama.cpp", "transformers", "vllm"]),
+    default="llama.cpp",
+    show_default=True,
+    help="What to run it on.",
+)
+@click.option(
+    "--prompt",
+    type=options.Each(options.Tokens()),
+    default="512",
+    show_default=True,
+    help="Prompt tokens of prefills.",
+)
+@click.option(
+    "--output", type=options.Tokens(), default=64, show_default=True, help="Output tokens of decodes."
+)
+@click.option(
+    "--depth",
+    type=options.Each(options.Tokens(zero=True)),
+    default="0",
+    show_default=True,
+    help="Tokens already in the context.",
+)
+@click.option(
+    "--parallel",
+    type=options.Each(click.IntRange(1, 256)),
+    default="1",
+    show_default=True,
+    help="Sequences at once.",
+)
+@click.option("--context", type=options.Tokens(), help="Tokens of context per sequence (default: 4096).")
+@click.option("--threads", type=click.IntRange(1, 4096), help="Threads (default: all cores).")
+@click.option(
+    "--precision",
+    type=Percent(),
+    default="5%",
+    show_default=True,
+    help="Go on until speeds are known so well.",
+)
+@click.option(
+    "--max-time", type=Seconds(), default="1m", show_default=True, help="Begin nothing after this long."
+)
+@click.option(
+    "--timeout", type=Seconds(), help="Longest wait for the engine (default: 10 min to start, 5 min silent)."
+)
+@options.as_json
+def check(
+    model: str | None,
+    beginning: str | None,
+    max_memory: int | None,
+    max_load: float | None,
+    max_ttft: float | None,
+    max_itl: float | None,
+    min_decode: float | None,
+    min_prefill: float | None,
+    junit: str | None,
+    engine: str,
+    prompt: tuple[int, ...],
+    output: int,
+    depth: tuple[int, ...],
+    parallel: tuple[int, ...],
+    context: int | None,
+    threads: int | None,
+    precision: float,
+    max_time: float,
+    timeout: float | None,
+    as_json: bool,
+) -> int:
+    """Does MODEL keep its budgets here? A short benchmark of its own file, or a stored measurement, is judged.
+
+    Exit code 0 when all are kept, 1 when one is missed. The median decides; a verdict says when it is not sure.
+    """
+    from weigh.bench import budget
+
+    limits = {
+        "max-memory": max_memory,
+        "max-load": max_load,
+        "max-ttft": max_ttft,
+        "max-itl": max_itl,
+        "min-decode": min_decode,
+        "min-prefill": min_prefill,
+    }
+    budgets = tuple(budget.budget(name, limit) for name, limit in limits.items() if limit is not None)
+    if not budgets:
+        raise click.UsageError("no budget is given; name one, e.g. --max-memory 6GiB or --min-decode 8")
+    if (model is None) == (beginning is None):
+        raise click.UsageError("either a MODEL is measured, or a measurement is named with --from")
+    if junit is not None:
+        _writable(Path(junit))
+    began_s = time.monotonic()
+    if beginning is not None:
+        measurement = _stored(beginning)
+    else:
+        from weigh.bench.measure import Asked
+        from weigh.cli.bench import run_bench
+        from weigh.model.ggml_types import GgmlType
+
+        assert model is not None
+        settings, _ = options.settings_and_workload(
+            context=context,
+            prompt=max(prompt),
+            output=output,
+            depth=max(depth),
+            parallel=1,
+            kv_type=GgmlType.F16,
+            threads=threads,
+        )
+        asked = Asked(
+            prompts=prompt,
+            output_tokens=output,
+            depths=depth,
+            parallel=parallel,
+            precision=precision,
+            most_s=max_time,
+            starts=0 if max_load is None else 2,
+        )
+        found = run_bench(model, engine, asked, settings, timeout_s=timeout, calibrate=False)
+        if found.ended is not None:
+            raise found.ended
+        measurement = found.measurement
+    verdicts = budget.judge(measurement, budgets)
+    if junit is not None:
+        Path(junit).write_bytes(budget.junit(measurement, verdicts, time.monotonic() - began_s))
+    if as_json:
+        from weigh.cli.bench_document import check_document
+        from weigh.cli.render import print_json
+
+        print_json(check_document(measurement, verdicts))
+    else:
+        from weigh.cli.screens.bench import show_check
+
+        show_check(measurement, verdicts)
+    return 0 if all(verdict.met for verdict in verdicts) else _NO
+
+
+def _stored(beginning: str) -> Measurement:
+    from weigh.errors import BadInput, UnknownName
+    from weigh.store import Store
+    from weigh.store.measurement import measurements
+
+    found = [one for one in measurements(Store(), imported=True) if one.id.startswith(beginning)]
+    if not found or not beginning:
+        raise UnknownName("measurement", beginning, hint="`weigh history` lists their ids")
+    if len(found) > 1:
+        raise BadInput(f"{len(found)} measurements have ids that begin with `{beginning}`", hint="give more")
+    return found[0]
+
+
+def _writable(path: Path) -> None:
+    """Before anything is measured: a report that cannot be written is no news for the end."""
+    from weigh.errors import BadInput
+
+    if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise BadInput(f"{path}: cannot be written", hint="name a file in a folder that you may write to")
