@@ -94,8 +94,8 @@ class Streams:
         """Seconds since the run began."""
         return time.monotonic() - self.began_s
 
-    def send(self, request: Request, path: str, body: Mapping[str, Any], ended: Callable[[], None]) -> None:
-        """Send now; `ended` is called once the request has its end, whichever it is."""
+    def message(self, request: Request, path: str, body: Mapping[str, Any]) -> bytes:
+        """The request as it goes over the wire, to be made ahead of its time."""
         data = json.dumps(body).encode()
         headers = self._endpoint.headers | {
             "Host": self._endpoint.what,
@@ -104,9 +104,10 @@ class Streams:
             "X-Request-Id": str(request.number),
         }
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        self.send_bytes(request, f"POST {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + data, ended)
+        return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + data
 
-    def send_bytes(self, request: Request, message: bytes, ended: Callable[[], None]) -> None:
+    def send(self, request: Request, message: bytes, ended: Callable[[], None]) -> None:
+        """Send now; `ended` is called once the request has its end, whichever it is."""
         request.sent_s = self.now_s()
         while self._idle:
             connection = self._idle.pop()
@@ -176,7 +177,7 @@ class Streams:
     def again(self, request: Request, message: bytes, ended: Callable[[], None]) -> None:
         """The server had closed the idle connection before it read this: no failure of the request's."""
         sent_s = request.sent_s
-        self.send_bytes(request, message, ended)
+        self.send(request, message, ended)
         request.sent_s = sent_s
 
     def said(self, text: str) -> str:

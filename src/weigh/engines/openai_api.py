@@ -246,8 +246,12 @@ class OpenAiModel:
         assert self._way is not None, "generate once, so that the way to ask is known"
         if self._way.chat and not isinstance(prompt, str):
             raise BadInput(f"{self._api.what} is asked for chats, which take text and no token ids")
-        path = self._api.path + self._way.path
+        path = self._base + self._way.path
         return path, self._request(self._way, prompt, output_tokens, reuse_cache)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._api
 
     @property
     def way(self) -> Way | None:
