@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -88,6 +89,9 @@ if TYPE_CHECKING:
 @click.option(
     "--timeout", type=Seconds(), help="Longest wait for the engine (default: 10 min to start, 5 min silent)."
 )
+@click.option(
+    "--memory-limit", type=options.Bytes(), help="End the engine beyond this (default: what is free)."
+)
 @options.no_calibrate
 @options.as_json
 def bench(
@@ -104,6 +108,7 @@ def bench(
     max_time: float,
     starts: int,
     timeout: float | None,
+    memory_limit: int | None,
     no_calibrate: bool,
     as_json: bool,
 ) -> int:
@@ -132,7 +137,15 @@ def bench(
         kv_type=kv_type,
         threads=threads,
     )
-    found = run_bench(model, engine, asked, settings, timeout_s=timeout, calibrate=not no_calibrate)
+    found = run_bench(
+        model,
+        engine,
+        asked,
+        settings,
+        timeout_s=timeout,
+        memory_bytes=memory_limit,
+        calibrate=not no_calibrate,
+    )
     show(found, as_json=as_json)
     return 0
 
@@ -144,6 +157,7 @@ def run_bench(
     settings: Settings,
     *,
     timeout_s: float | None,
+    memory_bytes: int | None = None,
     calibrate: bool,
 ) -> Benchmark:
     """On this machine, with progress on standard error."""
@@ -157,9 +171,9 @@ def run_bench(
     own_files(spec, "safetensors" if engine in STORED else "gguf")  # before the machine is measured in vain
     machine = _here(calibrate=calibrate)
     here = machine.on_host if engine == "llama.cpp" else machine.on_host.under(engine)
-    bounds = Limits(memory_bytes=here.available_bytes()[0])
+    bounds = Limits(memory_bytes=memory_bytes or here.available_bytes()[0])
     if timeout_s is not None:
-        bounds = Limits(memory_bytes=bounds.memory_bytes, start_s=timeout_s, silence_s=timeout_s)
+        bounds = replace(bounds, start_s=timeout_s, silence_s=timeout_s)
     with closing(ProgressLine(f"Measuring {spec.name}")) as progress:
         return benchmark(spec, here, asked, settings, limits=bounds, progress=progress)
 
