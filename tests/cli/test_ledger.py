@@ -10,7 +10,8 @@ import pytest
 from tests.store.runs import RUN, run
 from weigh.cli import main
 from weigh.store import Store
-from weigh.store.ledger import export, record, runs
+from weigh.store.exchange import export
+from weigh.store.ledger import record, runs
 
 
 def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -38,7 +39,7 @@ def test_an_empty_ledger_says_what_fills_it(capsys: pytest.CaptureFixture[str], 
         code, out, _ = ask(capsys, command)
         assert code == 0
         assert "weigh try MODEL" in out
-    assert answer(capsys, "history") == {"runs": []}
+    assert answer(capsys, "history") == {"runs": [], "measurements": []}
     assert answer(capsys, "accuracy") == {"by": None, "groups": []}
 
 

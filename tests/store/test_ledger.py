@@ -20,7 +20,9 @@ from weigh.estimate.speed import FORMULA_VERSION
 from weigh.figure import Basis, Figure
 from weigh.store import Store
 from weigh.store.accuracy import GROUPINGS, accuracy
-from weigh.store.ledger import MOST_RUNS, export, import_runs, learned, record, remove, runs
+from weigh.store.exchange import MOST_RUNS, export
+from weigh.store.exchange import take_in as import_runs
+from weigh.store.ledger import learned, record, remove, runs
 from weigh.store.run import NOT_MEASURED, Kind, Origin, Run
 
 
@@ -67,6 +69,7 @@ def test_an_export_is_imported_once_and_stays_apart(mine: Store, yours: Store, t
     record(yours, run(7))
     export(tmp_path / "runs.json", runs(mine))
     first = import_runs(yours, tmp_path / "runs.json", "Ada")
+    assert first.origin is not None
     assert (first.added, first.known, first.origin.who, first.origin.file) == (3, 0, "Ada", "runs.json")
     again = import_runs(yours, tmp_path / "runs.json", "someone else")
     assert (again.added, again.known) == (0, 3)

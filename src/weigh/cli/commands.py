@@ -578,13 +578,21 @@ def try_(
 @click.command()
 @click.argument("model", required=False)
 @click.option(
-    "--limit", type=click.IntRange(1), help="Runs to show, newest first (default: 20; exports: all)."
+    "--limit", type=click.IntRange(1), help="Of each to show, newest first (default: 20; exports: all)."
 )
-@click.option("--all-origins", is_flag=True, help="Imported runs too.")
-@click.option("--export", "export_to", type=click.Path(), help="Write your own runs to a new FILE, to share.")
-@click.option("--import", "import_from", type=click.Path(), help="Take in the runs of an exported FILE.")
-@click.option("--origin", help="Whose the imported runs are.")
-@click.option("--remove", "run_id", help="Forget the run whose id begins so.")
+@click.option("--all-origins", is_flag=True, help="Imported ones too.")
+@click.option(
+    "--export", "export_to", type=click.Path(), help="Write your own to a new FILE: .json, .csv or .md."
+)
+@click.option(
+    "--import",
+    "import_from",
+    type=click.Path(),
+    help="Take in a FILE that weigh exported, or of llama-bench, GuideLLM or vllm bench serve.",
+)
+@click.option("--origin", help="Whose the imported ones are.")
+@click.option("--mine", is_flag=True, help="They are your own, as of a file written when the disk was full.")
+@click.option("--remove", "run_id", help="Forget the run or measurement whose id begins so.")
 @options.as_json
 def history(
     model: str | None,
@@ -593,38 +601,51 @@ def history(
     export_to: str | None,
     import_from: str | None,
     origin: str | None,
+    mine: bool,
     run_id: str | None,
     as_json: bool,
 ) -> int:
-    """Every run beside the estimate made before it, of MODEL (part of a name, with or without :Q4_K_M) or all.
+    """Test-drives beside the estimates made before them, and what was benchmarked, newest first.
 
-    Runs of others, taken in with --import, are kept apart and named by their origin.
+    Of MODEL (part of a name, with or without :Q4_K_M) or all. What others measured, taken in with --import, is
+    kept apart and named by its origin.
     """
     from pathlib import Path
 
-    from weigh.store import Store, ledger
+    from weigh.store import Store, exchange, ledger
+    from weigh.store.measurement import measurements
 
     if sum(option is not None for option in (export_to, import_from, run_id)) > 1:
         raise click.UsageError("only one of --export, --import and --remove at a time")
-    if origin is not None and import_from is None:
-        raise click.UsageError("--origin says whose the runs of --import are")
+    if (origin is not None or mine) and import_from is None:
+        raise click.UsageError("--origin and --mine say whose the runs of --import are")
+    if origin is not None and mine:
+        raise click.UsageError("--origin and --mine exclude each other")
     store = Store()
     if import_from is not None:
-        taken = ledger.import_runs(store, Path(import_from), origin or "")
+        taken = exchange.take_in(store, Path(import_from), origin or "", own=mine)
         _answer(as_json, lambda d: d.imported_document(taken), lambda s: s.show_imported(taken))
         return 0
     if run_id is not None:
         gone = ledger.remove(store, run_id)
-        _answer(as_json, lambda d: {"removed": d.run_document(gone)}, lambda s: s.show_removed(gone))
+        _answer(as_json, lambda d: d.removed_document(gone), lambda s: s.show_removed(gone))
         return 0
+    most = limit if export_to is not None else limit or 20
+    runs = ledger.runs(store, model, imported=all_origins, limit=most)
+    measured = measurements(store, model, imported=all_origins, limit=most)
     if export_to is not None:
-        kept, path = ledger.runs(store, model, limit=limit), Path(export_to)
-        ledger.export(path, kept)
-        _answer(as_json, lambda d: d.history_document(kept), lambda s: s.show_exported(len(kept), path))
+        path = Path(export_to)
+        exchange.export(path, runs, measured)
+        _answer(
+            as_json,
+            lambda d: d.history_document(runs, measured),
+            lambda s: s.show_exported(runs, measured, path),
+        )
         return 0
-    found = ledger.runs(store, model, imported=all_origins, limit=limit or 20)
     _answer(
-        as_json, lambda d: d.history_document(found), lambda s: s.show_history(found, origins=all_origins)
+        as_json,
+        lambda d: d.history_document(runs, measured),
+        lambda s: s.show_history(runs, measured, origins=all_origins),
     )
     return 0
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from weigh.machine.target import Device, Target
     from weigh.model.spec import ModelSpec
     from weigh.store.accuracy import Group
-    from weigh.store.ledger import Imported
+    from weigh.store.exchange import Imported
+    from weigh.store.measurement import Measurement
     from weigh.store.run import Run
 
 Document = dict[str, Any]
@@ -537,12 +538,43 @@ def run_document(run: Run) -> Document:
     return {"id": run.id, "origin": origin} | run.to_json()
 
 
-def history_document(runs: Sequence[Run]) -> Document:
-    return {"runs": [run_document(run) for run in runs]}
+def measurement_document(one: Measurement) -> Document:
+    """Without the raw events and samples, which an export holds."""
+    origin = asdict(one.origin) if one.origin else None
+    measured = [
+        {
+            "name": measured.name,
+            "conditions": dict(measured.conditions),
+            "figure": measured.figure.to_json(),
+            "samples": len(measured.samples),
+        }
+        for measured in one.measured
+    ]
+    return {"id": one.id, "origin": origin} | one.to_json(raw=False) | {"measured": measured}
+
+
+def history_document(runs: Sequence[Run], measurements: Sequence[Measurement]) -> Document:
+    return {
+        "runs": [run_document(run) for run in runs],
+        "measurements": [measurement_document(one) for one in measurements],
+    }
+
+
+def removed_document(gone: Run | Measurement) -> Document:
+    from weigh.store.run import Run
+
+    return {"removed": run_document(gone) if isinstance(gone, Run) else measurement_document(gone)}
 
 
 def imported_document(found: Imported) -> Document:
-    return {"origin": asdict(found.origin), "added": found.added, "known": found.known}
+    return {
+        "origin": asdict(found.origin) if found.origin else None,
+        "format": found.format,
+        "added": found.added,
+        "runs": found.runs,
+        "measurements": found.measurements,
+        "known": found.known,
+    }
 
 
 def accuracy_document(groups: Sequence[Group], by: str | None) -> Document:

@@ -26,15 +26,21 @@ def json_object(path: Path, data: bytes, *, what: str) -> dict[str, object]:
     Raises:
         BadFile: it is none, says a name twice, nests too deep, or is larger than any real one.
     """
+    value = json_value(path, data, what=what)
+    if not isinstance(value, dict):
+        raise BadFile(path, f"{what} is no JSON object")
+    return value
+
+
+def json_value(path: Path, data: bytes, *, what: str) -> object:
+    """Likewise any JSON value."""
     _check_size(path, data, what)
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_once_each, parse_constant=_refuse)
+        value: object = json.loads(data.decode(), object_pairs_hook=_once_each, parse_constant=_refuse)
     except _Twice as error:
         raise BadFile(path, f"{what} says {error} twice") from None
     except (ValueError, RecursionError):
         raise BadFile(path, f"{what} is not JSON") from None
-    if not isinstance(value, dict):
-        raise BadFile(path, f"{what} is no JSON object")
     return value
 
 

@@ -74,14 +74,14 @@ def gguf_variants(sizes_bytes: Mapping[str, int]) -> list[GgufVariant]:
             size_bytes=sum(sizes_bytes[name] for name in names),
             parts=count,
             missing=max(0, count - len(names)),
-            quantization=_said_quantization(stem),
+            quantization=said_quantization(stem),
         )
         for (stem, count), names in parts.items()
     ]
     return sorted(found, key=lambda variant: (variant.size_bytes, variant.name))
 
 
-def _said_quantization(stem: str) -> str:
+def said_quantization(stem: str) -> str:
     """The last one in its file name, else in its folder's."""
     path = PurePosixPath(stem.removesuffix(".gguf"))
     for part in (path.name, str(path.parent)):

@@ -32,7 +32,12 @@ class Fields:
     def _at(self, key: str) -> str:
         return f"{self.where}.{key}" if self.where else key
 
-    def _take(self, key: str) -> object:
+    def left(self) -> tuple[str, ...]:
+        """The keys that have not been taken."""
+        return tuple(self._left)
+
+    def take(self, key: str) -> object:
+        """Whatever the key holds."""
         if key not in self._left:
             raise ValueError(f"`{self._at(key)}` is missing")
         return self._left.pop(key)
@@ -45,14 +50,18 @@ class Fields:
         return True
 
     def told(self, key: str) -> bool:
-        """Likewise of a key that earlier versions did not write."""
+        """Likewise of a key that may be missing."""
         return key in self._left and self.known(key)
 
     def part(self, key: str) -> Fields:
-        return Fields(self._take(key), self.of, self._at(key))
+        return Fields(self.take(key), self.of, self._at(key))
 
     def text(self, key: str, *, empty: bool = False) -> str:
-        return self._text(self._take(key), key, empty=empty)
+        return self._text(self.take(key), key, empty=empty)
+
+    def said(self, key: str) -> str:
+        """A text that may be missing, null or empty; "" then."""
+        return self.text(key, empty=True) if self.told(key) else ""
 
     def texts(
         self, key: str, *, most: int, empty: bool = False, letters: int = MOST_LETTERS
@@ -88,13 +97,20 @@ class Fields:
         return found
 
     def number(self, key: str, *, zero: bool = False, most: float = LARGEST) -> float:
-        return self._number(self._take(key), key, zero=zero, most=most)
+        return self._number(self.take(key), key, zero=zero, most=most)
 
     def numbers(self, key: str, *, most: int, zero: bool = False) -> tuple[float, ...]:
         return tuple(self._number(item, key, zero=zero) for item in self._list(key, most))
 
+    def number_lists(self, key: str, *, most: int) -> tuple[tuple[float, ...], ...]:
+        """Lists of numbers from nought up, of at most `most` in all."""
+        lists = self._list(key, most)
+        if not all(isinstance(one, list) for one in lists) or sum(map(len, lists)) > most:
+            raise ValueError(f"`{self._at(key)}` is not a list of lists of at most {most} numbers")
+        return tuple(tuple(self._number(item, key, zero=True) for item in one) for one in lists)
+
     def whole(self, key: str, *, least: int = 0, most: int = MOST_TOKENS) -> int:
-        found = self._take(key)
+        found = self.take(key)
         if isinstance(found, bool) or not isinstance(found, int) or not least <= found <= most:
             raise ValueError(f"`{self._at(key)}` is not a whole number from {least} to {most}")
         return found
@@ -104,13 +120,13 @@ class Fields:
             raise ValueError(f"`{self._at(min(self._left))[:MOST_LETTERS]}` is no key of {self.of}")
 
     def _list(self, key: str, most: int) -> list[Any]:
-        found = self._take(key)
+        found = self.take(key)
         if not isinstance(found, list) or len(found) > most:
             raise ValueError(f"`{self._at(key)}` is not a list of at most {most}")
         return found
 
     def _object(self, key: str) -> dict[str, Any]:
-        found = self._take(key)
+        found = self.take(key)
         if not isinstance(found, dict):
             raise ValueError(f"`{self._at(key)}` is not an object")
         return found

@@ -126,6 +126,10 @@ class Measurement:
         """`model:quantization`, or what of it is known."""
         return f"{self.model}:{self.quantization}" if self.quantization else self.model
 
+    def first(self, name: str) -> Measured | None:
+        """That quantity under the first condition it was measured under."""
+        return next((one for one in self.measured if one.name == name), None)
+
     def is_of(self, asked: str) -> bool:
         """Whether `asked` is part of the model's name, in any case, and its `:QUANTIZATION`, if any, this one's."""
         name, _, quantization = asked.casefold().partition(":")

@@ -1,4 +1,4 @@
-"""Runs beside the estimates made before them, and how right those were."""
+"""Runs beside the estimates made before them, how right those were, and what was benchmarked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from weigh.store.accuracy import Errors, Group
-    from weigh.store.ledger import Imported
+    from weigh.store.exchange import Imported
+    from weigh.store.measurement import Measurement
     from weigh.store.run import Quantity, Run
 
 _WORDS = {
@@ -23,23 +24,37 @@ _WORDS = {
     "load_s": "load",
     "peak_memory_bytes": "peak memory",
 }
-_NOTHING = "no such runs in the ledger; `weigh try MODEL` makes one"
+_MEASURED = {
+    "decode_tokens_per_s": "decode tok/s",
+    "prefill_tokens_per_s": "prefill tok/s",
+    "ttft_s": "first token",
+    "peak_memory_bytes": "peak memory",
+}
+_MEASURED_NOTE = "median (80 % interval of it) of the first condition measured"
+_NOTHING = "no such runs in the ledger; `weigh try MODEL` makes one, `weigh bench MODEL` measures"
 
 
 _NOTE = "estimated → measured, error of the estimate; * outside its 80 % interval"
 
 
-def show_history(runs: Sequence[Run], *, origins: bool) -> None:
-    if not runs:
+def show_history(runs: Sequence[Run], measurements: Sequence[Measurement], *, origins: bool) -> None:
+    if not runs and not measurements:
         show(_NOTHING)
-        return
+    if runs:
+        _show_runs(runs, origins=origins)
+    if measurements:
+        show("\n" if runs else "", Bold("Measured"), "\n")
+        _show_measurements(measurements, origins=origins)
+
+
+def _show_runs(runs: Sequence[Run], *, origins: bool) -> None:
     whose = ("from",) if origins else ()
     columns = ("id", "when (UTC)", *whose, "model", "kind", "tokens", *_WORDS.values())
     table = Grid(columns, note=_NOTE)
     for run in runs:
         table.add(
             run.id[:8],
-            datetime.fromtimestamp(run.when_unix_s, UTC).strftime("%Y-%m-%d %H:%M"),
+            _when(run.when_unix_s),
             *([run.origin.who if run.origin else ""] if origins else []),
             f"{run.model}:{run.quantization}" if run.quantization else run.model,
             str(run.kind),
@@ -48,6 +63,30 @@ def show_history(runs: Sequence[Run], *, origins: bool) -> None:
         )
     show(table)
     show("\nHow right they were  ", Bold("weigh accuracy"))
+
+
+def _show_measurements(measurements: Sequence[Measurement], *, origins: bool) -> None:
+    whose = ("from",) if origins else ()
+    columns = ("id", "when (UTC)", *whose, "model", "engine", "kind", *_MEASURED.values(), "doubts")
+    table = Grid(columns, note=_MEASURED_NOTE)
+    for one in measurements:
+        table.add(
+            one.id[:8],
+            _when(one.when_unix_s),
+            *([one.origin.who if one.origin else ""] if origins else []),
+            one.name or "unknown",
+            f"{one.engine} {one.engine_version}".strip() or "unknown",
+            one.kind,
+            *(interval(first.figure) if (first := one.first(name)) else "" for name in _MEASURED),
+            "; ".join(one.problems),
+        )
+    show(table)
+    show("\nSide by side  ", Bold(f"weigh compare {measurements[0].id[:8]} …"), ", as a page  ")
+    show(Bold("weigh report FILE.html"))
+
+
+def _when(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _tokens(run: Run) -> str:
@@ -69,21 +108,28 @@ def _beside(quantity: Quantity, unit: str) -> str:
 
 def show_imported(found: Imported) -> None:
     known = f"; {found.known} known already" if found.known else ""
-    show(Bold(_runs(found.added)), f" imported from {found.origin.who} ({found.origin.file}){known}")
+    held = " and ".join(filter(None, (_count(found.runs, "run"), _count(found.measurements, "measurement"))))
+    whose = f"from {found.origin.who} ({found.origin.file})" if found.origin else "as your own"
+    written = f", written by {found.format}" if found.format != "weigh" else ""
+    show(Bold(held or "0 runs"), f" imported {whose}{written}{known}")
     if found.added:
-        show("\nSee them  ", Bold("weigh history --all-origins"))
+        show("\nSee them  ", Bold("weigh history --all-origins" if found.origin else "weigh history"))
 
 
-def show_exported(count: int, path: Path) -> None:
-    show(Bold(_runs(count)), f" written to {path}; the machine is named, and nobody")
+def show_exported(runs: Sequence[Run], measurements: Sequence[Measurement], path: Path) -> None:
+    """Of the formats only JSON holds runs."""
+    kept = runs if path.suffix.lower() == ".json" else ()
+    held = " and ".join(filter(None, (_count(len(kept), "run"), _count(len(measurements), "measurement"))))
+    show(Bold(held or "0 runs"), f" written to {path}; the machine is named, and nobody")
 
 
-def _runs(count: int) -> str:
-    return f"{count} run" if count == 1 else f"{count} runs"
+def _count(count: int, of: str) -> str:
+    return "" if not count else f"1 {of}" if count == 1 else f"{count} {of}s"
 
 
-def show_removed(run: Run) -> None:
-    show(Bold(run.id[:8]), f" forgotten: {run.model}:{run.quantization}, {run.kind}")
+def show_removed(gone: Run | Measurement) -> None:
+    name = f"{gone.model}:{gone.quantization}" if gone.quantization else gone.model
+    show(Bold(gone.id[:8]), f" forgotten: {name}, {gone.kind}")
 
 
 def show_accuracy(groups: Sequence[Group], by: str | None) -> None:
