@@ -76,13 +76,18 @@ class Lengths:
 
     def draw(self, source: random.Random) -> int:
         if self.sigma:
-            return min(MOST_TOKENS, max(1, round(self.low * math.exp(source.gauss(0, self.sigma)))))
+            return min(self.most, max(1, round(self.low * math.exp(source.gauss(0, self.sigma)))))
         return source.randint(self.low, self.high)
 
     @property
     def typical(self) -> int:
         """The median."""
         return (self.low + self.high) // 2
+
+    @property
+    def most(self) -> int:
+        """The longest; of a log-normal, whose tail has no end, what one in 700 exceeds and is cut to."""
+        return min(MOST_TOKENS, math.ceil(self.high * math.exp(3 * self.sigma)))
 
     def __str__(self) -> str:
         if self.sigma:

@@ -13,10 +13,10 @@ import signal
 import statistics
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 from weigh.bench.arrivals import Arrival, Lengths, Process, planned, with_lengths
@@ -45,6 +45,8 @@ NARROW = 1.15  # a sweep ends when the saturation point is known within this fac
 _WATCH_S = 0.1
 _SPIN_S = 1.5e-3  # timers of event loops are good to a millisecond or so; the rest is waited for awake
 _START_S = 0.05
+_AHEAD = 32  # requests made before their time
+_MAKE_S = 5e-3  # more than it takes to make one
 _SERIAL = 3  # requests, one after another, that tell a sweep where to begin
 
 
@@ -223,7 +225,7 @@ class Load:
     def problems(self) -> tuple[str, ...]:
         found = [*self.disturbed]
         found += [f"at {one.name} {one.late}" for one in self.levels if one.late]
-        ways = {one.pieces.counted for level in self.levels for one in level.requests if one.pieces.texts}
+        ways = {one.pieces.counted for level in self.levels for one in level.requests if not one.failure}
         if Counted.PIECES in ways:
             found.append("the server does not say how many tokens it wrote: each piece was taken as one")
         if self.interrupted:
@@ -403,12 +405,23 @@ class _Sender:
         self.under_way = 0
 
     async def open_loop(self, arrivals: Sequence[Arrival]) -> None:
+        """Requests are made ahead while there is time, not when they have to go."""
+        upcoming = (self._made(number, arrival) for number, arrival in enumerate(arrivals))
+        made = deque(islice(upcoming, _AHEAD))
         self._streams.began_s = time.monotonic() + _START_S
-        for arrival in arrivals:
-            request, message = self._made(arrival)  # while there is time, not when it has to go
-            if not await self.wait_until(arrival.at_s):
+        while made:
+            request, message = made.popleft()
+            while len(made) < _AHEAD and request.arrival.at_s - self._streams.now_s() > _MAKE_S:
+                following = next(upcoming, None)
+                if following is None:
+                    break
+                made.append(following)
+                await asyncio.sleep(0)
+            if not made:
+                made.extend(islice(upcoming, 1))
+            if not await self.wait_until(request.arrival.at_s):
                 return
-            request.intended_s = arrival.at_s
+            request.intended_s = request.arrival.at_s
             self._send(request, message, self._ended)
 
     async def closed_loop(
@@ -429,7 +442,7 @@ class _Sender:
             if enough or self._streams.now_s() >= seconds or self._stop.is_set():
                 over.set()
                 return
-            request, message = self._made(next(upcoming))
+            request, message = self._made(len(self.requests), next(upcoming))
             request.intended_s = self._streams.now_s()
             self._send(request, message, lambda: ended(request))
 
@@ -470,8 +483,8 @@ class _Sender:
             for task in waits:
                 task.cancel()
 
-    def _made(self, arrival: Arrival) -> tuple[Request, bytes]:
-        request = Request(self._first + len(self.requests), arrival, 0.0)
+    def _made(self, number: int, arrival: Arrival) -> tuple[Request, bytes]:
+        request = Request(self._first + number, arrival, 0.0)
         prompt = self._prompts.prompt(request.number, arrival.prompt_tokens)
         path, body = self._served.request(
             prompt, arrival.output_tokens, reuse_cache=bool(self._prompts.shared_prefix)
@@ -569,7 +582,7 @@ def values_of(request: Request) -> dict[str, tuple[float, ...]]:
     return {
         "ttft_from_arrival_s": (times_s[0] - request.intended_s,) if times_s else (),
         "ttft_s": (times_s[0] - sent_s,) if times_s else (),
-        "itl_s": itl_s(times_s),
+        "itl_s": () if request.failure and request.pieces.counted is Counted.PIECES else itl_s(times_s),
         "piece_gap_s": tuple(b - a for a, b in pairwise(pieces)),
         "tpot_s": (gap_s,) if gap_s is not None and answered else (),
         "e2e_s": (times_s[-1] - request.intended_s,) if times_s and answered else (),

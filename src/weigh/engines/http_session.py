@@ -46,6 +46,11 @@ class HttpSession:
         loading = self._child.said_at(self.LOADING)
         self.load_s = time.monotonic() - (loading[0] if loading else started_s)
 
+    @property
+    def url(self) -> str:
+        """Where it answers, for clients of one's own."""
+        return f"http://{HOST}:{self._port}"
+
     def _wait_until_healthy(self, deadline_s: float) -> int:
         _, found = self._child.wait_for(self.LISTENING, deadline_s)
         port = int(found[1])
