@@ -280,6 +280,19 @@ def test_a_model_that_reasons_takes_its_limit_by_the_newer_name(other: StandIn) 
     assert (made.output_tokens, made.hidden_tokens) == (6, 64)
 
 
+def test_nothing_but_hidden_reasoning_has_no_times(other: StandIn) -> None:
+    hidden = used(8, 64, completion_tokens_details={"reasoning_tokens": 64})
+    other.answers[CHAT] = stream(chat_piece("length"), event({"choices": [], "usage": hidden}))
+    with pytest.raises(EngineCrashed, match="reasoning that it does not show"):
+        OpenAiModel(other.url, chat=True).generate("two and two", 64)
+
+
+def test_a_token_without_text_is_a_token(other: StandIn) -> None:
+    """As vLLM sends a part of a letter, or an end token that is ignored."""
+    other.answers[COMPLETIONS] = stream(text_piece("", used(3, 1), "length"), b"data: [DONE]\n\n")
+    assert OpenAiModel(other.url).generate([1] * 3, 1).output_tokens == 1
+
+
 def test_reasoning_that_is_shown_is_output(other: StandIn) -> None:
     counted = used(8, 5, completion_tokens_details={"reasoning_tokens": 3})
     other.answers[CHAT] = stream(

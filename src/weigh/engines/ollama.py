@@ -227,7 +227,7 @@ class OllamaModel:
                     break
         if not arrivals.finish:
             raise EngineCrashed(f"{self._api.what} broke off after {len(arrivals.texts):,} pieces")
-        if not arrivals.texts:
+        if not arrivals.text:
             raise EngineCrashed(f"{self._api.what} wrote no token")
         return self._made(prompt, arrivals, clock)
 

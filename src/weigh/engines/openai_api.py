@@ -231,6 +231,8 @@ class OpenAiModel:
                     reply.go_on()
         if not arrivals.texts:
             raise EngineCrashed(f"{self._api.what} wrote no token")
+        if arrivals.hidden_tokens and not arrivals.text:
+            raise EngineCrashed(f"{self._api.what} spent all its tokens on reasoning that it does not show")
         if not (done or arrivals.finish):
             raise EngineCrashed(f"{self._api.what} broke off after {len(arrivals.token_times_s):,} tokens")
         return self._made(prompt, arrivals)
