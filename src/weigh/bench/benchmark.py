@@ -14,7 +14,7 @@ from weigh.bench.here import Here, scratch_folder
 from weigh.bench.keep import keep
 from weigh.bench.measure import Asked, Seen, Source, measure, raw
 from weigh.bench.stopping import half_width
-from weigh.bench.turns import Progress
+from weigh.bench.turns import Progress, prompt_ids
 from weigh.engines.engine import Limits, Session, Settings
 from weigh.errors import BadInput, EngineMissing, NotSupported, WeighError
 from weigh.estimate.serving import ENGINES, Served, serve
@@ -130,7 +130,7 @@ def benchmark(
 
     with alone(scratch_folder()):
         watch, when_s = Watch(), time.time()
-        source = Source(start, spec.vocab, files)
+        source = Source(start, lambda tokens, seed: prompt_ids(spec.vocab, tokens, seed), files)
         seen = measure(source, asked, lambda turns: settled(turns, asked.precision), progress)
         problems = watch.so_far().problems
     found = quantities(seen)

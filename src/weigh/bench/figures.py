@@ -13,6 +13,7 @@ from weigh.bench.measure import Condition, Seen, Turn
 from weigh.bench.stopping import half_width, warm_up
 from weigh.bench.token_times import itl_s, tpot_s, ttft_s
 from weigh.bench.turns import relative_spread
+from weigh.engines.served import Answer
 from weigh.store.fields import Scalar
 from weigh.store.measurement import Measured
 
@@ -39,23 +40,29 @@ UNITS = {
 ENGINE, CLIENT = "engine", "client"
 
 
-def settled(turns: Sequence[Turn], precision: float, *, engine_clock: bool = True) -> bool:
+def settled(turns: Sequence[Turn], precision: float) -> bool:
     """Whether the speed of these turns of one condition is known to `precision`."""
     of = _prefills_s if turns[0].condition.is_prefill else _steps_s
-    return half_width(_steady(of(turns, engine_clock=engine_clock))) <= precision
+    return half_width(_steady(of(turns, engine_clock=has_own_clock(turns)))) <= precision
 
 
-def quantities(seen: Seen, *, engine_clock: bool = True) -> tuple[Measured, ...]:
-    """Everything that was measured; a quantity without a sample is left out.
+def has_own_clock(turns: Iterable[Turn]) -> bool:
+    """Whether the engine told times of its own; of servers only some do."""
+    return all(
+        request.made.own_clock
+        for turn in turns
+        for request in turn.requests
+        if isinstance(request.made, Answer)
+    )
 
-    Args:
-        engine_clock: False for engines that tell no times of their own.
-    """
+
+def quantities(seen: Seen) -> tuple[Measured, ...]:
+    """Everything that was measured; a quantity without a sample is left out."""
     found = [*_loading(seen), *_memory(seen)]
     for condition in dict.fromkeys(turn.condition for turn in seen.turns):
         turns = seen.of(condition)
         of = _prefill if condition.is_prefill else _decode
-        found += of(condition, turns, engine_clock=engine_clock)
+        found += of(condition, turns, engine_clock=has_own_clock(turns))
         found += _machine(condition, turns)
     return tuple(one for one in found if one is not None)
 

@@ -16,11 +16,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, Protocol
 
 from weigh.bench.conditions import During, Observed, energy_counters
-from weigh.bench.turns import Progress, prompt_ids
-from weigh.engines.engine import Generation, ProcessMemory, Session
+from weigh.bench.turns import Progress
+from weigh.engines.engine import Generation, ProcessMemory
 from weigh.errors import BadInput, WeighError
 from weigh.machine import page_cache
 
@@ -136,19 +136,35 @@ class Seen:
         return bool(self.starts or self.turns)
 
 
+class Loaded(Protocol):
+    """What a `Session` and a `ServedModel` have in common."""
+
+    @property
+    def load_s(self) -> float | None: ...
+
+    @property
+    def command(self) -> tuple[str, ...]: ...
+
+    def generate(self, prompt: Any, output_tokens: int, *, reuse_cache: bool = False) -> Generation: ...
+
+    def memory(self) -> ProcessMemory | None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """What is measured.
 
     Attributes:
-        start: gives a session that holds so many sequences at once.
-        vocab: words that prompts are drawn from.
+        start: gives a model that holds so many sequences at once.
+        prompt: of so many tokens, by a seed: token ids, or text for servers that take nothing else.
         files: what is read when it loads; () when it is loaded already, or loads nothing.
-        engine_pid: of a server that was there before; None when sessions are this process's children.
+        engine_pid: of a server that was there before; None when the engine is this process's child.
     """
 
-    start: Callable[[int], Session]
-    vocab: int
+    start: Callable[[int], Loaded]
+    prompt: Callable[[int, int], list[int] | str]
     files: tuple[Path, ...] = ()
     engine_pid: int | None = None
 
@@ -205,7 +221,7 @@ class _Run:
 
     # --- loading -----------------------------------------------------------------------------------
 
-    def _loaded(self, stack: ExitStack, parallel: int, *, first: bool) -> Session:
+    def _loaded(self, stack: ExitStack, parallel: int, *, first: bool) -> Loaded:
         """The session that is measured further: the last of the starts."""
         kinds = list(self._kinds_of_start()) if first else [False]
         for number, cold in enumerate(kinds):
@@ -228,7 +244,7 @@ class _Run:
         if not (self._asked.starts and self._source.files):
             yield False
 
-    def _start(self, parallel: int, cold: bool) -> Session:
+    def _start(self, parallel: int, cold: bool) -> Loaded:
         self._tell("loading, nothing cached" if cold else "loading")
         files = self._source.files
         if cold and not page_cache.make_cold(files):
@@ -238,21 +254,23 @@ class _Run:
             page_cache.read_through(files)
         session = self._source.start(parallel)
         try:
-            if files:
+            memory = session.memory()
+            if files and session.load_s is not None and memory is not None:
                 cached = page_cache.cached_bytes(files)
-                self._seen.starts.append(Start(cold, session.load_s, session.memory(), cached))
+                self._seen.starts.append(Start(cold, session.load_s, memory, cached))
         except BaseException:
             session.close()
             raise
         return session
 
-    def _remember_peak(self, parallel: int, session: Session) -> None:
-        if any(turn.condition.parallel == parallel for turn in self._seen.turns):
-            self._seen.peaks[parallel] = session.memory()
+    def _remember_peak(self, parallel: int, session: Loaded) -> None:
+        memory = session.memory()
+        if memory is not None and any(turn.condition.parallel == parallel for turn in self._seen.turns):
+            self._seen.peaks[parallel] = memory
 
     # --- turns -------------------------------------------------------------------------------------
 
-    def _depths(self, session: Session, parallel: int, number: int) -> None:
+    def _depths(self, session: Loaded, parallel: int, number: int) -> None:
         """Each depth has its share of the time that is left for these sequences."""
         end_s = self._asked.most_s * (number + 1) / len(self._asked.parallel)
         for place, depth in enumerate(self._asked.depths):
@@ -262,7 +280,7 @@ class _Run:
                 _together(session, [self._past(depth)] * parallel, 1, reuse=True)
             self._rounds(session, self._asked.conditions(parallel, depth), until_s)
 
-    def _rounds(self, session: Session, conditions: list[Condition], until_s: float) -> None:
+    def _rounds(self, session: Loaded, conditions: list[Condition], until_s: float) -> None:
         left = list(conditions)
         for number in range(MOST_TURNS):
             for condition in left if number % 2 == 0 else left[::-1]:
@@ -278,22 +296,22 @@ class _Run:
         turns = self._seen.of(condition)
         return len(turns) >= LEAST_TURNS and self._settled(turns)
 
-    def _turn(self, session: Session, condition: Condition) -> Turn:
+    def _turn(self, session: Loaded, condition: Condition) -> Turn:
         past = self._past(condition.depth_tokens)
-        prompts = [[*past, *self._fresh(condition.prompt_tokens or 1)] for _ in range(condition.parallel)]
+        prompts = [_after(past, self._fresh(condition.prompt_tokens or 1)) for _ in range(condition.parallel)]
         began_s = self._took_s
         with Observed(self._meters, self._source.engine_pid) as observed:
             requests = _together(session, prompts, condition.output_tokens, reuse=bool(past))
         return Turn(condition, began_s, requests, observed.during, session.memory())
 
-    def _past(self, depth_tokens: int) -> list[int]:
+    def _past(self, depth_tokens: int) -> list[int] | str:
         """The same for all conditions of a depth, so that it is found in the cache."""
-        return prompt_ids(self._source.vocab, depth_tokens, seed=self._seen.seed)
+        return self._source.prompt(depth_tokens, self._seen.seed) if depth_tokens else []
 
-    def _fresh(self, tokens: int) -> list[int]:
+    def _fresh(self, tokens: int) -> list[int] | str:
         """A prompt nobody has sent before, so that no cache holds it."""
         self._prompts += 1
-        return prompt_ids(self._source.vocab, tokens, seed=self._seen.seed + self._prompts)
+        return self._source.prompt(tokens, self._seen.seed + self._prompts)
 
 
 def _stage(condition: Condition) -> str:
@@ -304,8 +322,14 @@ def _stage(condition: Condition) -> str:
     return f"decode of {condition.output_tokens:,} tokens{depth}{several}"
 
 
+def _after(past: list[int] | str, prompt: list[int] | str) -> list[int] | str:
+    if isinstance(past, str) or isinstance(prompt, str):
+        return f"{past} {prompt}" if past else prompt
+    return [*past, *prompt]
+
+
 def _together(
-    session: Session, prompts: list[list[int]], output_tokens: int, *, reuse: bool
+    session: Loaded, prompts: Sequence[list[int] | str], output_tokens: int, *, reuse: bool
 ) -> tuple[Request, ...]:
     """All prompts at once, each in a thread of its own unless there is one only.
 

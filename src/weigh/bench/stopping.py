@@ -34,7 +34,7 @@ def warm_up(times_s: Sequence[float]) -> int:
         return 0
     errors = [_error(batches[cut:]) for cut in range(len(batches) // 2 + 1)]
     cut = min(range(len(errors)), key=errors.__getitem__)
-    if errors[cut] > (1 - LEAST_GAIN) * errors[0]:
+    if not cut or errors[cut] > (1 - LEAST_GAIN) * errors[0]:
         return 0
     slower = statistics.median(batches[:cut]) > statistics.median(batches[cut:])
     return cut * size if slower else 0

@@ -10,6 +10,7 @@ import click
 
 from weigh.cli import options
 from weigh.cli.durations import Percent, Seconds
+from weigh.errors import BadInput
 
 if TYPE_CHECKING:
     from weigh.bench.benchmark import Benchmark
@@ -19,15 +20,29 @@ if TYPE_CHECKING:
     from weigh.model.ggml_types import GgmlType
 
 
-@click.command()
-@click.argument("model")
-@click.option(
+ENGINES = ("llama.cpp", "transformers", "vllm")
+
+
+def is_url(model: str) -> bool:
+    return model.lower().startswith(("http://", "https://"))
+
+
+on_engine = click.option(
     "--engine",
-    type=click.Choice(["llama.cpp", "transformers", "vllm"]),
-    default="llama.cpp",
-    show_default=True,
-    help="What to run it on.",
+    type=click.Choice([*ENGINES, "openai", "ollama"]),
+    help="What runs it (default: llama.cpp; of a URL, what answers there).",
 )
+at_url = click.option("--model", "name", help="Of a server that has several: the model's name there.")
+key_env = click.option(
+    "--key-env", metavar="VARIABLE", help="Where the server's key is (default: OPENAI_API_KEY)."
+)
+
+
+@click.command()
+@click.argument("model", metavar="MODEL|URL")
+@on_engine
+@at_url
+@key_env
 @click.option(
     "--prompt",
     type=options.Each(options.Tokens()),
@@ -96,7 +111,9 @@ if TYPE_CHECKING:
 @options.as_json
 def bench(
     model: str,
-    engine: str,
+    engine: str | None,
+    name: str | None,
+    key_env: str | None,
     prompt: tuple[int, ...],
     output: int,
     depth: tuple[int, ...],
@@ -112,7 +129,8 @@ def bench(
     no_calibrate: bool,
     as_json: bool,
 ) -> int:
-    """Measure MODEL's own file on a real engine: loading, prefill, decode, latency, memory, energy.
+    """Measure MODEL's own file on a real engine, or what a server at URL has: loading, prefill, decode, latency,
+    memory, energy.
 
     Turns go on until each speed is known to --precision, or --max-time is over. Every sample goes into the store
     before anything is shown; the estimate made before stands beside it. Ctrl-C keeps what was measured.
@@ -142,6 +160,8 @@ def bench(
         engine,
         asked,
         settings,
+        name=name,
+        key_env=key_env,
         timeout_s=timeout,
         memory_bytes=memory_limit,
         calibrate=not no_calibrate,
@@ -152,15 +172,73 @@ def bench(
 
 def run_bench(
     model: str,
+    engine: str | None,
+    asked: Asked,
+    settings: Settings,
+    *,
+    name: str | None = None,
+    key_env: str | None = None,
+    timeout_s: float | None,
+    memory_bytes: int | None = None,
+    calibrate: bool,
+) -> Benchmark:
+    """Of a file or a URL, with progress on standard error.
+
+    Raises:
+        BadInput: the options are of the other kind.
+    """
+    if is_url(model):
+        return _bench_url(model, engine, asked, name=name, key_env=key_env, timeout_s=timeout_s)
+    if name is not None or key_env is not None or (engine is not None and engine not in ENGINES):
+        raise BadInput(
+            "--model, --key-env and the engines openai and ollama are for servers",
+            hint="give a URL, e.g. http://127.0.0.1:8080",
+        )
+    return _bench_file(
+        model,
+        engine or ENGINES[0],
+        asked,
+        settings,
+        timeout_s=timeout_s,
+        memory_bytes=memory_bytes,
+        calibrate=calibrate,
+    )
+
+
+def _bench_url(
+    url: str,
+    engine: str | None,
+    asked: Asked,
+    *,
+    name: str | None,
+    key_env: str | None,
+    timeout_s: float | None,
+) -> Benchmark:
+    from weigh.bench.benchmark_url import benchmark_url
+    from weigh.cli.render import ProgressLine
+    from weigh.engines import URL_NAMES, served_model
+    from weigh.engines.engine import Limits
+
+    if engine is not None and engine not in URL_NAMES:
+        raise BadInput(f"{engine} is started on a file; a server answers as {' or '.join(URL_NAMES)}")
+    limits = Limits() if timeout_s is None else Limits(start_s=timeout_s, silence_s=timeout_s)
+    with (
+        served_model(url, engine, model=name, key_variable=key_env, limits=limits) as served,
+        closing(ProgressLine(f"Measuring {served.model}")) as progress,
+    ):
+        return benchmark_url(served, asked, progress=progress)
+
+
+def _bench_file(
+    model: str,
     engine: str,
     asked: Asked,
     settings: Settings,
     *,
     timeout_s: float | None,
-    memory_bytes: int | None = None,
+    memory_bytes: int | None,
     calibrate: bool,
 ) -> Benchmark:
-    """On this machine, with progress on standard error."""
     from weigh.bench.benchmark import benchmark, own_files
     from weigh.cli.render import ProgressLine
     from weigh.engines.engine import Limits

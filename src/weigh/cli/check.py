@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from weigh.cli import options
+from weigh.cli.bench import at_url, key_env, on_engine, run_bench
 from weigh.cli.durations import Percent, Seconds
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _NO = 1
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, metavar="[MODEL|URL]")
 @click.option("--from", "beginning", help="Judge the stored measurement whose id begins so.")
 @click.option("--max-memory", type=options.Bytes(), help="Most memory at its peak, e.g. 6GiB.")
 @click.option("--max-load", type=Seconds(), help="Longest start: nothing cached where that can be measured.")
@@ -28,13 +29,9 @@ _NO = 1
 @click.option("--min-decode", type=click.FloatRange(0, min_open=True), help="Least decode tokens/s.")
 @click.option("--min-prefill", type=click.FloatRange(0, min_open=True), help="Least prefill tokens/s.")
 @click.option("--junit", type=click.Path(), help="Write JUnit XML to this FILE.")
-@click.option(
-    "--engine",
-    type=click.Choice(["llama.cpp", "transformers", "vllm"]),
-    default="llama.cpp",
-    show_default=True,
-    help="What to run it on.",
-)
+@on_engine
+@at_url
+@key_env
 @click.option(
     "--prompt",
     type=options.Each(options.Tokens()),
@@ -85,7 +82,9 @@ def check(
     min_decode: float | None,
     min_prefill: float | None,
     junit: str | None,
-    engine: str,
+    engine: str | None,
+    name: str | None,
+    key_env: str | None,
     prompt: tuple[int, ...],
     output: int,
     depth: tuple[int, ...],
@@ -123,7 +122,6 @@ def check(
         measurement = _stored(beginning)
     else:
         from weigh.bench.measure import Asked
-        from weigh.cli.bench import run_bench
         from weigh.model.ggml_types import GgmlType
 
         assert model is not None
@@ -145,7 +143,16 @@ def check(
             most_s=max_time,
             starts=0 if max_load is None else 2,
         )
-        found = run_bench(model, engine, asked, settings, timeout_s=timeout, calibrate=False)
+        found = run_bench(
+            model,
+            engine,
+            asked,
+            settings,
+            name=name,
+            key_env=key_env,
+            timeout_s=timeout,
+            calibrate=False,
+        )
         if found.ended is not None:
             raise found.ended
         measurement = found.measurement

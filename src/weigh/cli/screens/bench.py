@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from weigh import units
-from weigh.cli.render import Bold, Grid, interval, show
+from weigh.cli.render import Bold, Grid, show
+from weigh.cli.screens.quantities import at, in_words, said
 
 if TYPE_CHECKING:
     from weigh.bench.benchmark import Benchmark, Beside
     from weigh.bench.budget import Verdict
-    from weigh.figure import Figure
     from weigh.store.measurement import Measurement
-
-_NAMES = {
-    "load_cold_s": "load, nothing cached",
-    "load_cached_s": "load, file in memory",
-    "prefill_tokens_per_s": "prefill tokens/s",
-    "decode_tokens_per_s": "decode tokens/s",
-    "output_tokens_per_s": "decode tokens/s, all together",
-    "ttft_s": "time to first token",
-    "itl_s": "gap between tokens (ITL)",
-    "tpot_s": "time per output token (TPOT)",
-    "peak_memory_bytes": "peak memory",
-    "steady_memory_bytes": "steady memory",
-    "peak_private_bytes": "of it private, at most",
-    "mapped_file_bytes": "of it mapped file pages",
-    "page_cache_bytes": "file in the page cache",
-    "energy_j_per_token": "joules per token",
-    "cpu_cores_busy": "processors busy",
-}
 
 
 def show_bench(found: Benchmark) -> None:
@@ -72,36 +54,15 @@ def shown(rows: Sequence[Beside]) -> list[Beside]:
 def _cells(row: Beside) -> tuple[str, ...]:
     one = row.measured
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}{' (inside)' if row.inside else ''}"
-    estimated = "" if row.estimated is None else _figure(row.estimated)
+    estimated = "" if row.estimated is None else in_words(row.estimated)
     return (
-        _NAMES.get(one.name, one.name),
-        _at(one.conditions),
-        _figure(one.figure),
+        said(one.name),
+        at(one.conditions),
+        in_words(one.figure),
         estimated,
         ratio,
         f"{len(one.samples):,}",
     )
-
-
-def _figure(figure: Figure) -> str:
-    """Times of tokens need more than whole milliseconds."""
-    if figure.unit != "s" or figure.high >= 1:
-        return interval(figure)
-    low, high = f"{figure.low * 1e3:.3g}", f"{figure.high * 1e3:.3g}"
-    value = f"{figure.value * 1e3:.3g} ms"
-    return value if low == high else f"{value} ({low}–{high})"
-
-
-def _at(conditions: Mapping[str, object]) -> str:
-    told = []
-    for key, word in (("prompt_tokens", "prompt"), ("output_tokens", "output"), ("depth_tokens", "depth")):
-        if conditions.get(key):
-            told.append(f"{word} {conditions[key]:,}")
-    if conditions.get("parallel", 1) != 1:
-        told.append(f"{conditions['parallel']} at once")
-    if "clock" in conditions:
-        told.append(f"{conditions['clock']}'s clock")
-    return ", ".join(told)
 
 
 def show_check(measurement: Measurement, verdicts: tuple[Verdict, ...]) -> None:
@@ -117,8 +78,8 @@ def show_check(measurement: Measurement, verdicts: tuple[Verdict, ...]) -> None:
         rows.add(
             "kept" if verdict.met else "MISSED",
             f"{verdict.budget.name} {_limit(verdict)}",
-            _figure(one.figure) if one else "not measured",
-            _at(one.conditions) if one else "",
+            in_words(one.figure) if one else "not measured",
+            at(one.conditions) if one else "",
             "" if verdict.sure else "not sure: runs differ, or are few",
         )
     show(rows)

@@ -1,0 +1,107 @@
+"""A benchmark of a server that somebody else started: the client's clock, and the server's where it tells."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from weigh.bench.alone import alone
+from weigh.bench.benchmark import Benchmark, Beside, ending, notes
+from weigh.bench.figures import noise, quantities, settled
+from weigh.bench.here import scratch_folder
+from weigh.bench.measure import Asked, Seen, Source, measure, raw
+from weigh.bench.turns import Progress
+from weigh.engines.openai_api import OpenAiModel
+from weigh.engines.served import Answer, ServedModel, listening_pid, words
+from weigh.engines.token_arrivals import Counted
+from weigh.machine import probe
+from weigh.machine.disturbance import Watch
+from weigh.store import Store
+from weigh.store.fields import Scalar
+from weigh.store.measurement import Measurement, save
+
+_FIRST_WORDS, _FIRST_TOKENS = 16, 2
+
+
+def benchmark_url(
+    served: ServedModel, asked: Asked, *, progress: Progress = lambda stage, done: None
+) -> Benchmark:
+    """Measure it as it is: it is not started, so that nothing is known of loading, and not estimated.
+
+    Memory and processor time are told where the server's process is on this machine and ours to see.
+
+    Raises:
+        WeighError: it failed before anything was measured; later failures are told in the benchmark.
+        KeyboardInterrupt: likewise.
+    """
+    with alone(scratch_folder()):
+        watch, when_s = Watch(), time.time()
+        progress("asking the server", 0.0)
+        served.generate(words(_FIRST_WORDS, seed=0), _FIRST_TOKENS)  # finds out how it wants to be asked
+        pid = _pid(served)
+        source = Source(lambda parallel: served, served.prompt, engine_pid=pid)
+        seen = measure(source, asked, lambda turns: settled(turns, asked.precision), progress)
+        # the server is no child of ours: its work is not told from that of other programs
+        problems = replace(watch.so_far(), others=None).problems
+    found = quantities(seen)
+    local = probe() if pid is not None else None
+    measurement = Measurement(
+        kind="bench",
+        when_unix_s=when_s,
+        fingerprint=local.fingerprint if local else "",
+        cpu=local.cpu.model if local else "",
+        gpus=tuple(gpu.name for gpu in local.gpus) if local else (),
+        engine=served.engine,
+        engine_version=served.version,
+        command=served.command,
+        model=served.model,
+        settings=_said(asked),
+        measured=found,
+        noise=noise(seen.turns),
+        problems=(*problems, *ending(seen)),
+        raw=raw(seen),
+    )
+    kept = save(Store(), measurement)
+    rows = tuple(Beside(one, None) for one in found)
+    told = (*notes(seen, found, asked), *_counting(seen))
+    return Benchmark(kept, measurement, rows, told, seen.ended)
+
+
+def _pid(served: ServedModel) -> int | None:
+    """Of the server, where it runs on this machine."""
+    if isinstance(served, OpenAiModel) and served.endpoint.is_local:
+        return listening_pid(served.endpoint.port)
+    return None
+
+
+def _counting(seen: Seen) -> tuple[str, ...]:
+    """What is not sure about the tokens' number, and what was found in a cache though nothing should be."""
+    answers = [
+        request.made for turn in seen.turns for request in turn.requests if isinstance(request.made, Answer)
+    ]
+    told = []
+    if any(answer.counted is Counted.PIECES for answer in answers):
+        told.append("the server does not count its tokens: each piece of its stream is taken for one")
+    if any(answer.hidden_tokens for answer in answers):
+        told.append("it reasons out of sight: the time to the first token has that reasoning in it")
+    fresh = [
+        request.made.cached_tokens
+        for turn in seen.turns
+        if not turn.condition.depth_tokens
+        for request in turn.requests
+    ]
+    if any(fresh):
+        told.append(
+            f"up to {max(fresh):,} tokens of a fresh prompt were found in the server's cache:"
+            " prefill counts those computed"
+        )
+    return tuple(told)
+
+
+def _said(asked: Asked) -> dict[str, Scalar]:
+    return {
+        "parallel": ",".join(map(str, asked.parallel)),
+        "prompt_cache": False,
+        "precision": asked.precision,
+        "most_s": asked.most_s,
+    }
