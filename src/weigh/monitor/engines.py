@@ -28,8 +28,8 @@ from weigh.monitor.processes import (
     named,
     names_of,
     process_of,
-    resident_of,
 )
+from weigh.monitor.tree_memory import TreeMemory
 
 LOOK_S = 5.0  # between two looks at all processes, which cost some milliseconds
 ASK_S = 0.45  # between two questions to one server, at least
@@ -207,14 +207,14 @@ class _Watched:
 
     def __init__(self, root: Process, kind: str, name: str, *, by_url: bool) -> None:
         self._root, self._kind, self._name = root, kind, name
-        self._tree = Tree(lambda: [root])
+        self._memory = TreeMemory(Tree(lambda: [root]))
         self._by_url = by_url
         self._port_at_s = 0.0
         self.server: _Server | None = None
         self.over = False
 
     def read(self, gpu_bytes: Callable[[Iterable[int]], int | None]) -> EngineLoad | None:
-        members = self._tree.members()
+        memory, members = self._memory.look(), self._memory.members
         self.over = not members
         if not members:
             return None
@@ -224,7 +224,6 @@ class _Watched:
             ports = listening_ports(members)
             if ports:
                 self.server = _Server(*(f"http://{HOST}:{port}" for port in ports), kind=self._kind)
-        memory = resident_of(members)
         return EngineLoad(
             name=self._name,
             kind=self._kind,

@@ -145,9 +145,9 @@ class Gauge:
         before, self._before = self._before, (now_s, used)
         growth = 0.0
         if before is not None and now_s > before[0]:
-            growth = max(0.0, (used - before[1]) / (now_s - before[0]))
+            growth = min(FILLS_BYTES_PER_S, max(0.0, (used - before[1]) / (now_s - before[0])))
         limit = self.limit.of(usable)
-        soonest_s = max(0, limit - used) / max(growth * 2, FILLS_BYTES_PER_S)
+        soonest_s = max(0, limit - used) / FILLS_BYTES_PER_S
         return Outlook(used, usable, limit, growth, min(self._interval_s, max(FASTEST_S, soonest_s)))
 
     def told(self, outlook: Outlook) -> str:

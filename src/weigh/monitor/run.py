@@ -23,9 +23,10 @@ from weigh import units
 from weigh.errors import BadInput, NotSupported
 from weigh.machine.power import EnergyMeter
 from weigh.monitor.acts import Said, guarded_by
-from weigh.monitor.guard import Act, Gauge, Guard, Limit, OnLimit
-from weigh.monitor.processes import Process, Tree, children, process_of, resident_of, send
+from weigh.monitor.guard import RESUME_SHARE, Act, Gauge, Guard, Limit, OnLimit
+from weigh.monitor.processes import Process, Tree, children, process_of, send
 from weigh.monitor.sample import MemoryReader
+from weigh.monitor.tree_memory import TreeMemory
 from weigh.monitor.watch import Guarding, machine_gauges
 
 LOOK_S = 0.25  # between two looks at the tree's memory, for its peak
@@ -95,14 +96,14 @@ def run(
     on_limit = guarding.on_limit or OnLimit.STOP
     this = process_of(os.getpid())
     assert this is not None
-    tree = Tree(lambda: children(this))
+    tree, memory = Tree(lambda: children(this)), TreeMemory(Tree(lambda: children(this)))
     gauges = machine_gauges(guarding, on_limit, MemoryReader().read, interval_s)
     if (act := _reached_already(gauges)) is not None:
         return act
     if max_memory_bytes is not None:
-        gauges.append(_tree_gauge(tree, max_memory_bytes, on_limit, interval_s))
+        gauges.append(_tree_gauge(TreeMemory(tree), max_memory_bytes, on_limit, interval_s))
     guard = Guard(gauges, tree, what=os.path.basename(command[0]), grace_s=guarding.grace_s)  # noqa: PTH119
-    return _Run(command, program, tree, guard, guarding.grace_s).to_the_end(said)
+    return _Run(command, program, tree, guard, memory, guarding.grace_s).to_the_end(said)
 
 
 def _reached_already(gauges: Sequence[Gauge]) -> Act | None:
@@ -113,11 +114,12 @@ def _reached_already(gauges: Sequence[Gauge]) -> Act | None:
     return None
 
 
-def _tree_gauge(tree: Tree, max_bytes: int, on_limit: OnLimit, interval_s: float) -> Gauge:
+def _tree_gauge(memory: TreeMemory, max_bytes: int, on_limit: OnLimit, interval_s: float) -> Gauge:
     usable_bytes = max(max_bytes, MemoryReader().read().usable_bytes)
+    near_bytes = int(max_bytes * RESUME_SHARE)
 
     def read() -> tuple[int, int]:
-        return resident_of(tree.members()).private_bytes, usable_bytes
+        return memory.look(near_bytes).private_bytes, usable_bytes
 
     acts = OnLimit.WARN if on_limit is OnLimit.WARN else OnLimit.STOP
     return Gauge("the command's memory", read, Limit(bytes=max_bytes), acts, interval_s)
@@ -127,11 +129,17 @@ class _Run:
     """The command's life: started, looked after, waited for; then what it left is ended."""
 
     def __init__(
-        self, command: Sequence[str], program: str, tree: Tree, guard: Guard, grace_s: float
+        self,
+        command: Sequence[str],
+        program: str,
+        tree: Tree,
+        guard: Guard,
+        memory: TreeMemory,
+        grace_s: float,
     ) -> None:
         self._command, self._program = tuple(command), program
         self._tree, self._guard, self._grace_s = tree, guard, grace_s
-        self._peak_private_bytes = self._peak_bytes = 0
+        self._memory = memory
         self._cpu_s = 0.0
         self._status: int | None = None
         self._child: Process | None = None
@@ -158,12 +166,12 @@ class _Run:
             command=self._command,
             exit_code=self._exit_code(),
             took_s=time.monotonic() - began_s,
-            peak_private_bytes=self._peak_private_bytes,
-            peak_bytes=self._peak_bytes,
+            peak_private_bytes=self._memory.peak_private_bytes,
+            peak_bytes=self._memory.peak_bytes,
             cpu_s=self._cpu_s,
             joules=meter.joules,
             energy_of=tuple(meter.by_counter),
-            left=len(left),
+            left=0 if self._guard.stopped else len(left),
             acts=tuple(self._guard.acts),
         )
 
@@ -193,7 +201,7 @@ class _Run:
         """Until something happens: a child ends, a signal comes, or it is time to look at the memory."""
         came = signal.sigtimedwait(_WATCHED, at_most_s)
         if came is None:
-            self._look()
+            self._memory.look()
         elif came.si_signo == signal.SIGCHLD:
             self._reap(own_peak_bytes)
         elif came.si_code != _FROM_KERNEL:
@@ -208,11 +216,6 @@ class _Run:
         if number in _ENDING:
             self._guard.let_go("it is asked to end")
 
-    def _look(self) -> None:
-        now = resident_of(self._tree.members())
-        self._peak_private_bytes = max(self._peak_private_bytes, now.private_bytes)
-        self._peak_bytes = max(self._peak_bytes, now.private_bytes + now.file_bytes)
-
     def _reap(self, own_peak_bytes: int) -> None:
         while True:
             try:
@@ -224,7 +227,7 @@ class _Run:
             self._cpu_s += used.ru_utime + used.ru_stime
             peak_bytes = used.ru_maxrss * units.KIB
             if peak_bytes > own_peak_bytes:  # else it may be ours: a process starts as a copy of its parent
-                self._peak_bytes = max(self._peak_bytes, peak_bytes)
+                self._memory.at_least(peak_bytes)
             if pid == self._pid:
                 self._status = status
 

@@ -219,15 +219,16 @@ def _cores(sample: Sample) -> str:
 
 def _processor_facts(sample: Sample) -> str:
     processors = sample.processors
-    clock, throttled = processors.clock_hz, processors.throttled
-    facts = [
-        f"stolen by the host {_percent(processors.stolen)}",
-        f"clock {_UNREADABLE if clock is None else f'{clock / 1e9:.2f} GHz'}",
-        f"throttling {_UNREADABLE if throttled is None else throttled}",
-    ]
+    told = {
+        "stolen by the host": None if processors.stolen is None else f"{processors.stolen:.0%}",
+        "clock": None if processors.clock_hz is None else f"{processors.clock_hz / 1e9:.2f} GHz",
+        "throttled": None if processors.throttled is None else f"{processors.throttled} times",
+    }
+    facts = [f"{name} {value}" for name, value in told.items() if value is not None]
     if processors.held_back is not None:
         facts.append(f"held back by a quota {processors.held_back:.0%}")
-    return " · ".join(facts)
+    unknown = [name for name, value in told.items() if value is None]
+    return " · ".join(facts + ([f"{', '.join(unknown)} {_UNREADABLE}"] if unknown else []))
 
 
 def _gpu(gpu: GpuLoad) -> str:

@@ -1,0 +1,116 @@
+"""Processor time that `weigh watch` and the guard of `weigh run` take, beside a busy tree of two processes.
+
+    python benchmarks/watch_overhead.py [--seconds 60]
+
+Each is started, left alone for some seconds, and then its own processor time is read from /proc at the
+beginning and the end of the time given; what its start took is told apart. Prints the table of docs/watch.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pty
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from weigh.monitor.processes import children, process_of
+
+BUSY = """
+import os, time
+held = bytearray(300 << 20)
+held[::4096] = b"x" * len(held[::4096])
+pid = os.fork()
+while True:
+    sum(range(100_000))
+"""
+SETTLE_S = 5.0
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+WEIGH = (sys.executable, "-m", "weigh")
+
+
+def cpu_s(pid: int) -> float:
+    """Of a process without its children: proc_pid_stat(5), utime and stime."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * TICK_S
+
+
+def drain(handle: int) -> None:
+    try:
+        while os.read(handle, 1 << 16):
+            pass
+    except OSError:
+        return
+
+
+def in_terminal(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    ours, theirs = pty.openpty()
+    started = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    threading.Thread(target=drain, args=(ours,), daemon=True).start()
+    return started
+
+
+def in_pipe(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+
+
+def measured(started: subprocess.Popen[bytes], seconds: float) -> tuple[float, float]:
+    """(seconds of processor time until it settled, share of one core afterwards)."""
+    try:
+        time.sleep(SETTLE_S)
+        before, began_s = cpu_s(started.pid), time.monotonic()
+        time.sleep(seconds)
+        return before, (cpu_s(started.pid) - before) / (time.monotonic() - began_s)
+    finally:
+        started.terminate()
+        started.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    seconds = parser.parse_args().seconds
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "WEIGH_STORE": f"{folder}/weigh.db", "COLUMNS": "80", "TERM": "xterm"}
+        busy = (sys.executable, "-c", BUSY)
+        tree = in_pipe(busy, environment)
+        process = process_of(tree.pid)
+        assert process is not None
+        named = ("--pid", str(tree.pid))
+        cases = [
+            ("`watch` in a terminal", in_terminal, (*WEIGH, "watch", *named)),
+            ("`watch` in a terminal, with a guard", in_terminal, (*WEIGH, "watch", *named, "--guard", "99%")),
+            ("`watch` in a pipe", in_pipe, (*WEIGH, "watch", *named)),
+            ("`watch --json`", in_pipe, (*WEIGH, "watch", *named, "--json")),
+            ("`watch`, engines found by name", in_terminal, (*WEIGH, "watch")),
+            ("`run`", in_pipe, (*WEIGH, "run", "--guard", "99%", "--", *busy)),
+            ("`run --max-memory`", in_pipe, (*WEIGH, "run", "--max-memory", "20GiB", "--", *busy)),
+            (
+                "`run --max-memory`, limit near",
+                in_pipe,
+                (*WEIGH, "run", "--max-memory", "800MiB", "--", *busy),
+            ),
+        ]
+        rows = []
+        try:
+            for name, start, command in cases:
+                begin_s, share = measured(start(command, environment), seconds)
+                rows.append(f"| {name} | {begin_s:.2f} s | {share:.2%} |")
+                print(rows[-1], flush=True, file=sys.stderr)
+        finally:
+            for child in children(process):
+                os.kill(child.pid, 9)
+            tree.kill()
+            tree.wait()
+    print(f"| over {seconds:.0f} s | start | of one core, after {SETTLE_S:.0f} s |\n| --- | --- | --- |")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
