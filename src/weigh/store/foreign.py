@@ -168,9 +168,8 @@ def _llama_bench_test(result: Fields) -> Measured:
     prompt, output = result.whole("n_prompt"), result.whole("n_gen")
     at: dict[str, Scalar] = {"depth_tokens": result.whole("n_depth") if result.told("n_depth") else 0}
     at |= {"parallel": 1, "clock": "engine"}
-    tokens: dict[str, Scalar] = ({"prompt_tokens": prompt} if prompt else {}) | (
-        {"output_tokens": output} if output else {}
-    )
+    lengths = {"prompt_tokens": prompt, "output_tokens": output}
+    tokens: dict[str, Scalar] = {name: length for name, length in lengths.items() if length}
     name = "decode_tokens_per_s" if not prompt else "prefill_tokens_per_s" if not output else "tokens_per_s"
     if result.told("samples_ts"):
         samples = result.numbers("samples_ts", most=MOST_SAMPLES)
@@ -213,20 +212,24 @@ def _guidellm_benchmark(benchmark: Fields, version: str) -> Measurement:
         for key in ("errored", "incomplete")
         if requests.told(key)
     }
-    arrivals: dict[str, Scalar] = {"arrivals": strategy.text("type_")}
+    arrivals: dict[str, Scalar] = {}
     if strategy.told("streams"):
-        arrivals["parallel"] = strategy.whole("streams")
+        arrivals["clients"] = strategy.whole("streams")
     if strategy.told("rate"):
         arrivals["rate_per_s"] = strategy.number("rate")
     duration_s = benchmark.number("duration")
     seen = [_guidellm_request(one) for one in done]
+    for key in ("prompt_tokens", "output_tokens"):
+        lengths = {one[key] for one in seen}
+        if len(lengths) == 1 and (length := lengths.pop()) is not None:
+            arrivals[key] = int(length)
     tokens = sum(one["output_tokens"] or 0 for one in seen)
     quantities = [
         _told("ttft_s", "s", (one["ttft_s"] for one in seen), arrivals),
         _told("tpot_s", "s", (one["tpot_s"] for one in seen), arrivals),
         _told("e2e_s", "s", (one["e2e_s"] for one in seen), arrivals),
-        _told("requests_per_s", "requests/s", [len(done) / duration_s], arrivals | {"statistic": "mean"}),
-        _told("output_tokens_per_s", "tokens/s", [tokens / duration_s], arrivals | {"statistic": "mean"}),
+        _told("completed_per_s", "requests/s", [len(done) / duration_s], arrivals),
+        _told("output_tokens_per_s", "tokens/s", [tokens / duration_s], arrivals),
     ]
     return Measurement(
         kind="load",
@@ -236,6 +239,7 @@ def _guidellm_benchmark(benchmark: Fields, version: str) -> Measurement:
         settings={
             "server": _without_secrets(backend.said("target")),
             "endpoint": backend.said("request_format"),
+            "arrivals": strategy.text("type_"),
             "duration_s": duration_s,
             **arrivals,
             **{f"requests_{key}": count for key, count in failed.items()},
@@ -270,20 +274,22 @@ def _vllm(result: Fields) -> Measurement:
     """With --save-detailed the samples of the requests that succeeded; else percentiles as they stand."""
     rate = result.take("request_rate")
     arrivals: dict[str, Scalar] = {}
+    at_once = result.whole("max_concurrency") if result.told("max_concurrency") else None
     if isinstance(rate, int | float) and not isinstance(rate, bool):
         arrivals["rate_per_s"] = rate
-    if result.told("max_concurrency"):
-        arrivals["parallel"] = result.whole("max_concurrency")
-    mean = arrivals | {"statistic": "mean"}
+        if at_once is not None:
+            arrivals["most_at_once"] = at_once
+    elif at_once is not None:
+        arrivals["clients"] = at_once  # all requests wait at the door from the start
     failed = result.whole("failed") if result.told("failed") else 0
     quantities = [*_vllm_samples(result, arrivals), *_vllm_statistics(result, arrivals)]
     for key, name, unit in (
-        ("request_throughput", "requests_per_s", "requests/s"),
+        ("request_throughput", "completed_per_s", "requests/s"),
         ("output_throughput", "output_tokens_per_s", "tokens/s"),
         ("request_goodput", "goodput_per_s", "requests/s"),
     ):
         if result.told(key):
-            quantities.append(Measured(name, unit, (result.number(key, zero=True),), mean))
+            quantities.append(Measured(name, unit, (result.number(key, zero=True),), dict(arrivals)))
     return Measurement(
         kind="load",
         when_unix_s=_when(result.text("date"), "%Y%m%d-%H%M%S"),

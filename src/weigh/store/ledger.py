@@ -54,7 +54,9 @@ def remove(store: Store, beginning: str) -> Run | Measurement:
     """
     from weigh.store.measurement import measurements
 
-    every = [*_read(store, ""), *measurements(store, imported=True)] if beginning else []
+    every: list[Run | Measurement] = []
+    if beginning:
+        every += [*_read(store, ""), *measurements(store, imported=True)]
     found = [one for one in every if one.id.startswith(beginning)]
     if not found:
         raise UnknownName("run", beginning, hint="history lists their ids")
