@@ -53,6 +53,7 @@ def small_probes() -> Iterator[None]:
         patch.setattr(module, "FORMATS", (module.FORMATS[0][:3], *module.FORMATS[1:]))
         patch.setattr(module, "DEPTH_TOKENS", 128)
         patch.setattr(module, "EXPERTS_PROMPT_TOKENS", 32)
+        patch.setattr(module, "FEW_EXPERTS_PROMPT_TOKENS", 8)
         patch.setattr(module, "shortened", one_layer)
         patch.setattr(module, "Driven", few_tokens)
         patch.setattr(probes, "dense", narrow_layers)
@@ -93,8 +94,8 @@ def test_a_machine_is_calibrated_and_leaves_nothing_behind(small_probes: None, t
     rates = [
         found.formats["Q4_K"].decode_bytes_per_s,
         found.formats["Q4_K"].prefill_flops_per_s,
-        found.expert_decode,
         found.expert_prefill,
+        found.expert_stream,
         found.decode_attention_flops_per_s,
         found.prefill_attention_flops_per_s,
         found.load_bytes_per_s,
@@ -105,7 +106,9 @@ def test_a_machine_is_calibrated_and_leaves_nothing_behind(small_probes: None, t
     ]
     assert all(0 < rate < math.inf for rate in rates)
     assert 0 <= found.batch_cost < math.inf
-    assert 0 <= found.expert_s < 0.001
+    assert 0 <= found.expert_s < math.inf
+    assert 0 < found.layer_s < math.inf
+    assert 0 <= found.value_s < math.inf
     assert list(folder.iterdir()) == []
     assert stages == sorted(stages)
     assert stages[-1] == 1.0

@@ -1,11 +1,11 @@
 """Learn a machine's rates by running the engine on small probes; about 40 seconds.
 
 Each probe makes one kind of work dominate, so its rate follows by subtraction, in this order: fixed times from tiny
-models, then one number format after another, then stacked experts, attention over a long cache, recurrent states,
-several sequences, fewer threads, loading. Probes of a group stay loaded and run in turns, and one of them, the
-anchor, runs in every group: when the machine as a whole is faster or slower in one group than in another, the anchor
-shows it, the group's times are set right, and in the end all are at the typical speed. A larger model, a mix like
-those people use, is predicted and then run: it sets the level of all rates, and its miss widens every interval. What
+models, what a layer costs beside its weights from thin and wide ones, then one number format after another, stacked
+experts, attention over a long cache, recurrent states, several sequences, fewer threads, loading. Probes of a group
+stay loaded and run in turns, and one of them, the anchor, runs in every group: when the machine as a whole is faster
+or slower in one group than in another, the anchor shows it, the group's times are set right, and in the end all are
+at the typical speed. A model like those people use is predicted and then run: its miss widens every interval. What
 else the processors did is watched.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from weigh.bench import probes
 from weigh.bench.turns import Driven, Progress, Seen, in_turns
-from weigh.engines.engine import Engine, Limits, Settings
+from weigh.engines.engine import Engine, Limits, Session, Settings
 from weigh.estimate.calibration import Calibration, FormatRate, StateRate, ThreadRate
 from weigh.estimate.graph import Form
 from weigh.estimate.memory import memory
@@ -50,16 +50,20 @@ STATES = {  # a small model of each kind of recurrence, and as many layers as ho
     Form.MAMBA2: ("ibm-granite/granite-4.0-h-micro", 6),
     Form.CONVOLUTION: ("LiquidAI/LFM2-350M", 6),
 }
-CHECK_MODEL, CHECK_LAYERS = "meta-llama/Llama-3.2-1B-Instruct", 5
+EXPERTS = 16
+THIN = {"hidden": 1024, "feed_forward": 2816, "heads": 8}
+CHECK_MODEL, CHECK_LAYERS, CHECK_VOCAB = "meta-llama/Llama-3.2-3B-Instruct", 4, 32_768
 PROMPT_TOKENS = 64
-EXPERTS_PROMPT_TOKENS = 256
-OUTPUT_TOKENS = 32
+EXPERTS_PROMPT_TOKENS = 128
+FEW_EXPERTS_PROMPT_TOKENS = 32  # so that experts are read for few tokens each
+OUTPUT_TOKENS = 24
 SLOW_OUTPUT_TOKENS = 12  # of formats looked up in tables, whose steps are slow
 DEPTH_TOKENS = 768
 PARALLEL = 4
 ROUNDS = 3
-LEAST_LAYERS = 3  # of a format's probe: prefill hardly uses the last one
+LEAST_LAYERS, MOST_LAYERS = 3, 10  # of a format's probe: prefill hardly uses the last one
 CACHE_TYPE = GgmlType.Q8_0  # of a quantized cache
+MOST_SLOWER = 4.0  # that experts may be in prefill; beyond it is noise
 
 
 _PLAIN = Settings(context_tokens=2 * DEPTH_TOKENS)
@@ -102,7 +106,9 @@ class _Bench:
         """Whether groups that can be done without still have their time."""
         return time.monotonic() - self._started_s < self._budget_s * 0.9
 
-    def run(self, label: str, group: Sequence[_Probe], *, anchored: bool = True) -> list[Seen]:
+    def run(
+        self, label: str, group: Sequence[_Probe], *, anchored: bool = True, rounds: int = ROUNDS
+    ) -> list[Seen]:
         """Times of the probes as if the machine had been as fast throughout as in the first anchored group.
 
         Args:
@@ -113,13 +119,21 @@ class _Bench:
         every = [*added, *group]
         share_s = self._budget_s / self._groups
         with ExitStack() as stack:
-            driven = []
+            driven: list[Driven] = []
+            files: dict[str, Path] = {}  # by the name of the model, which is its own within a group
             for number, probe in enumerate(every):
                 self._tell(label, number / (2 * len(every)))
-                driven.append(self._loaded(stack, probe))
+                before = every[number - 1] if number else None
+                if before and (before.spec, before.settings) == (probe.spec, probe.settings):
+                    session = driven[-1].session
+                else:
+                    if probe.spec.name not in files:
+                        files[probe.spec.name] = stack.enter_context(synthetic_file(probe.spec, self._folder))
+                    session = stack.enter_context(self._loaded(files[probe.spec.name], probe))
+                driven.append(_driven(session, probe))
             seen = in_turns(
                 driven,
-                rounds=ROUNDS,
+                rounds=rounds,
                 deadline_s=time.monotonic() + share_s,
                 progress=lambda done: self._tell(label, 0.5 + done / 2),
             )
@@ -141,23 +155,19 @@ class _Bench:
     def _tell(self, label: str, done: float) -> None:
         self._progress(label, min(1.0, (self._done + done) / self._groups))
 
-    def _loaded(self, stack: ExitStack, probe: _Probe) -> Driven:
+    def _loaded(self, path: Path, probe: _Probe) -> Session:
         settings = probe.settings
         if settings.threads is None:
             settings = replace(settings, threads=self.machine.cpu.threads)
-        path = stack.enter_context(synthetic_file(probe.spec, self._folder))
         if self.read_bytes_per_s is None and probe.spec.name == ANCHOR.name:
             rate = measure_read_rate(path)
             self.read_bytes_per_s = rate.value if rate else None
-        session = stack.enter_context(self.engine.start(path, settings, Limits(start_s=60, silence_s=60)))
-        return Driven(
-            session,
-            probe.spec.vocab,
-            probe.prompt_tokens,
-            probe.output_tokens,
-            probe.depth_tokens,
-            settings.parallel,
-        )
+        return self.engine.start(path, settings, Limits(start_s=60, silence_s=60))
+
+
+def _driven(session: Session, probe: _Probe) -> Driven:
+    tokens = probe.prompt_tokens, probe.output_tokens, probe.depth_tokens
+    return Driven(session, probe.spec.vocab, *tokens, probe.settings.parallel)
 
 
 def _rescaled(seen: Seen, prefill: float, step: float) -> Seen:
@@ -170,17 +180,18 @@ def _rescaled(seen: Seen, prefill: float, step: float) -> Seen:
 
 
 def probe_bytes(machine: Machine) -> int:
-    """Size of a format's probe: well past the last-level cache, small against the memory."""
+    """Size of a format's probe: so far past the last-level cache that what it keeps does not count (twice that
+    size ran within 5 %, half of it 7 % faster), small against the memory."""
     cache = machine.cpu.l3_bytes or 32 << 20
-    wanted = max(96 << 20, min(3 * cache, 512 << 20))
+    wanted = max(160 << 20, min(6 * cache, 1 << 30))
     return min(wanted, machine.memory.available_bytes // 24)
 
 
-def format_spec(machine: Machine, kind: GgmlType) -> ModelSpec:
+def format_spec(machine: Machine, kind: GgmlType, share: float = 1.0) -> ModelSpec:
+    """A probe of one format, `share` of the full size. Formats of few bits get fewer bytes: their steps compute."""
     layer = probes.dense(kind.name, kind, layers=1)
-    return probes.dense(
-        kind.name, kind, layers=max(LEAST_LAYERS, round(probe_bytes(machine) / layer.tensor_bytes))
-    )
+    layers = round(share * probe_bytes(machine) / layer.tensor_bytes)
+    return probes.dense(kind.name, kind, layers=min(max(LEAST_LAYERS, layers), MOST_LAYERS))
 
 
 def calibrate(
@@ -203,20 +214,20 @@ def calibrate(
     started_s, watch = time.monotonic(), Watch()
     bench = _Bench(machine, engine, folder, progress, budget_s=budget_s, groups=len(FORMATS) + 4)
     draft = _fixed_times(bench)
-    draft = _format_rates(bench, draft, FORMATS[0])
+    draft = _first_rates(bench, draft)
     draft = _words_experts_and_attention(bench, draft)
     draft = _checked_at_scale(bench, draft)
     if bench.time_left:
-        draft = _format_rates(bench, draft, FORMATS[1])
-    if bench.time_left:
         draft = _state_rates(bench, draft)
+    if bench.time_left:
+        draft = _format_rates(bench, draft, FORMATS[1])
     if bench.time_left:
         draft = _format_rates(bench, draft, FORMATS[2])
     progress("memory bandwidth", 0.97)
     bandwidth = measure_bandwidth()
     progress("done", 1.0)
     prefill, decode = bench.typical
-    draft = _slowed(draft, prefill * draft.check_prefill, decode * draft.check_decode)
+    draft = _slowed(draft, prefill, decode)
     copying = bandwidth.best.value / 2  # a byte is read and written
     return replace(
         draft,
@@ -247,6 +258,8 @@ def _slowed(draft: Calibration, prefill: float, decode: float) -> Calibration:
             for form, rate in draft.states.items()
         },
         expert_s=draft.expert_s * decode,
+        layer_s=draft.layer_s * decode,
+        value_s=draft.value_s * prefill,
         decode_attention_flops_per_s=draft.decode_attention_flops_per_s / decode,
         prefill_attention_flops_per_s=draft.prefill_attention_flops_per_s / prefill,
     )
@@ -269,9 +282,11 @@ def _fixed_times(bench: _Bench) -> Calibration:
         threads=bench.machine.cpu.threads,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         formats={},
-        expert_decode=1.0,
+        expert_s=0.0,
         expert_prefill=1.0,
+        expert_stream=1.0,
         layer_s=layer_s,
+        value_s=0.0,
         token_s=max(1e-6, flat.step_s - few * layer_s),
         vocab_s=0.0,
         decode_attention_flops_per_s=math.inf,
@@ -312,14 +327,62 @@ def _state_s(measured_s: float, explained_s: float) -> float:
     return max(measured_s - explained_s, measured_s / 100)
 
 
-def _format_rates(bench: _Bench, draft: Calibration, kinds: Sequence[GgmlType]) -> Calibration:
-    """One probe a format; the first two also tell how fast files load."""
+def _first_rates(bench: _Bench, draft: Calibration) -> Calibration:
+    """The anchor's format with what a layer and a number cost beside its weights, then the formats used most.
+
+    The same bytes in many thin layers and in few wide ones: what they differ in is the layers'.
+    """
+    anchor = format_spec(bench.machine, ANCHOR)
+    layer = probes.dense("thin", ANCHOR, layers=1, **THIN)
+    layers = max(2 * LEAST_LAYERS, round(anchor.tensor_bytes / layer.tensor_bytes))
+    thin = probes.dense("thin", ANCHOR, layers=layers, **THIN)
+    kinds = FORMATS[0]
     specs = [format_spec(bench.machine, kind) for kind in kinds]
-    label = f"{kinds[0].name}, {kinds[1].name} … weights"
-    seen = bench.run(label, [_Probe(spec, output_tokens=_output_tokens(spec)) for spec in specs])
-    for kind, spec, one in zip(kinds, specs, seen, strict=True):
+    first, *others, last = bench.run(
+        f"{ANCHOR.name}, {kinds[1].name} … weights", [_Probe(s) for s in (*specs, thin)]
+    )
+    draft = _with_layers(draft, (anchor, first), (thin, last))
+    for kind, spec, one in zip(kinds, specs, (first, *others), strict=True):
         draft = _with_format(draft, kind, spec, one)
         draft = _with_load_rates(draft, bench, spec, one)
+    return draft
+
+
+def _with_layers(draft: Calibration, *seen: tuple[ModelSpec, Seen]) -> Calibration:
+    """Time of a layer in decode, and of a number in prefill, from two models of the anchor's format."""
+    steps, prompts = [], []
+    for spec, one in seen:
+        todo = work(spec)
+        weights = sum(n for _, n in (*todo.dense, todo.output))
+        fixed_s = decode_step_s(todo, replace(_blank(draft, ANCHOR), layer_s=0.0), cached_tokens=0)
+        steps.append((weights, todo.layers, one.step_s - fixed_s))
+        passed = 2 * PROMPT_TOKENS * sum(n for _, n in passed_weights(todo.dense, todo.last_dense))
+        values = PROMPT_TOKENS * (todo.values - todo.last_values)
+        prompts.append((passed, values, one.prefill_s - fixed_s))
+    return replace(
+        draft,
+        layer_s=max(draft.layer_s, _second_of(*steps)),
+        value_s=max(0.0, _second_of(*prompts)),
+    )
+
+
+def _second_of(one: tuple[float, float, float], other: tuple[float, float, float]) -> float:
+    """y of the two equations a x + b y = c."""
+    (a, b, c), (d, e, f) = one, other
+    return (a * f - d * c) / (a * e - d * b)
+
+
+def _blank(draft: Calibration, kind: GgmlType) -> Calibration:
+    """With weights of `kind` taking no time."""
+    return replace(draft, formats={**draft.formats, kind.name: FormatRate(math.inf, math.inf, 0.0)})
+
+
+def _format_rates(bench: _Bench, draft: Calibration, kinds: Sequence[GgmlType]) -> Calibration:
+    specs = [format_spec(bench.machine, kind, share=0.5) for kind in kinds]
+    label = f"{kinds[0].name}, {kinds[1].name} … weights"
+    seen = bench.run(label, [_Probe(spec, output_tokens=_output_tokens(spec)) for spec in specs], rounds=2)
+    for kind, spec, one in zip(kinds, specs, seen, strict=True):
+        draft = _with_format(draft, kind, spec, one)
     return draft
 
 
@@ -329,16 +392,13 @@ def _output_tokens(spec: ModelSpec) -> int:
 
 def _with_format(draft: Calibration, kind: GgmlType, spec: ModelSpec, seen: Seen) -> Calibration:
     """Solve the speed formula for the rates of `kind`."""
-    unknown = FormatRate(math.inf, math.inf, 0.0)
-    blank = replace(draft, formats={**draft.formats, kind.name: unknown})
+    blank = _blank(draft, kind)
     todo = work(spec)
     weights = sum(n for _, n in (*todo.dense, todo.output))
     explained_s = decode_step_s(todo, blank, cached_tokens=OUTPUT_TOKENS / 2)
     remainder_s = _remainder_s(seen.step_s, explained_s)
     decode_rate = weights * kind.block_bytes / kind.block_weights / remainder_s
-    half = replace(
-        blank, formats={**draft.formats, kind.name: replace(unknown, decode_bytes_per_s=decode_rate)}
-    )
+    half = replace(blank, formats={**draft.formats, kind.name: FormatRate(decode_rate, math.inf, 0.0)})
     explained_s = prefill_s(replace(todo, dense=()), half, tokens=PROMPT_TOKENS)
     flops = 2 * PROMPT_TOKENS * sum(n for _, n in passed_weights(todo.dense, todo.last_dense))
     rate = FormatRate(
@@ -362,25 +422,22 @@ def _with_load_rates(draft: Calibration, bench: _Bench, spec: ModelSpec, seen: S
 
 
 def _words_experts_and_attention(bench: _Bench, draft: Calibration) -> Calibration:
-    """A large vocabulary; stacked experts, which are small matrices and gathered; models that are nearly all
-    attention, at depth."""
+    """A large vocabulary; stacked experts, which are small matrices and gathered, with many tokens for each and with
+    few; models that are nearly all attention, at depth."""
     words = probes.dense(
-        "words", GgmlType.Q8_0, layers=1, hidden=1024, feed_forward=2048, heads=8, vocab=probes.LARGE_VOCAB
+        "words", GgmlType.Q8_0, layers=1, hidden=2048, feed_forward=2048, heads=16, vocab=probes.LARGE_VOCAB
     )
     attention = probes.dense(
         "attention", GgmlType.Q8_0, layers=4, hidden=256, feed_forward=512, heads=32, kv_heads=8, head_dim=128
     )
-    experts = probes.mixture("experts", GgmlType.Q4_K, layers=3, experts=32)
-    narrow = probes.mixture(
-        "narrow experts", GgmlType.Q4_K, layers=6, experts=32, expert_feed_forward=256, heads=8, kv_heads=2
-    )
+    experts = _experts_spec(bench.machine)
     quantized = replace(_PLAIN, kv_type_k=CACHE_TYPE, kv_type_v=CACHE_TYPE)
     seen = bench.run(
         "vocabulary, experts, attention",
         [
             _Probe(words, prompt_tokens=0),
             _Probe(experts, prompt_tokens=EXPERTS_PROMPT_TOKENS),
-            _Probe(narrow, prompt_tokens=0),
+            _Probe(experts, prompt_tokens=FEW_EXPERTS_PROMPT_TOKENS, output_tokens=0),
             _Probe(attention, depth_tokens=DEPTH_TOKENS),
             _Probe(attention, depth_tokens=DEPTH_TOKENS, settings=quantized),
         ],
@@ -392,7 +449,7 @@ def _words_experts_and_attention(bench: _Bench, draft: Calibration) -> Calibrati
     rates = cached.decode_attention_flops_per_s, cached.prefill_attention_flops_per_s
     decode, prefill = (rate / was for rate, was in zip(rates, exact, strict=True))
     draft = replace(draft, quantized_cache=(decode, prefill))
-    return _with_experts(draft, experts, seen[1], narrow, seen[2])
+    return _with_experts(draft, experts, seen[1], seen[2])
 
 
 def _with_vocabulary(draft: Calibration, spec: ModelSpec, seen: Seen) -> Calibration:
@@ -425,38 +482,35 @@ def _with_attention(draft: Calibration, spec: ModelSpec, seen: Seen) -> Calibrat
     )
 
 
-def _with_experts(
-    draft: Calibration, spec: ModelSpec, seen: Seen, narrow: ModelSpec, narrow_seen: Seen
-) -> Calibration:
-    """Wide experts and narrow ones tell the rate of their weights, and what each costs whatever its width."""
-    tokens = EXPERTS_PROMPT_TOKENS
+def _experts_spec(machine: Machine) -> ModelSpec:
+    """As many layers as make the weights that one token visits a probe's size: half of the experts."""
+    layer = probes.mixture("experts", ANCHOR, layers=1, experts=EXPERTS)
+    todo = work(layer)
+    weights = sum(n for _, n in todo.dense) + todo.expert_share * sum(n for _, n in todo.experts)
+    layers = round(probe_bytes(machine) / (weights * ANCHOR.block_bytes / ANCHOR.block_weights))
+    return probes.mixture(
+        "experts", ANCHOR, layers=min(max(LEAST_LAYERS, layers), MOST_LAYERS), experts=EXPERTS
+    )
+
+
+def _with_experts(draft: Calibration, spec: ModelSpec, seen: Seen, few: Seen) -> Calibration:
+    """In decode their weights stream as dense ones do, and each costs a time of its own. In prefill a long prompt
+    and a short one tell arithmetic from reading."""
     todo = work(spec)
+    dense_s = decode_step_s(todo, draft, cached_tokens=OUTPUT_TOKENS / 2)
+    visits = todo.expert_layers * spec.experts_used
+    expert_s = max(0.0, seen.step_s - dense_s) / visits
     around = replace(todo, experts=(), last_experts=())
-    rest_prefill_s = prefill_s(around, draft, tokens=tokens)
-    as_dense_prefill_s = prefill_s(todo, draft, tokens=tokens) - rest_prefill_s
-    dense, visits, took = zip(
-        _expert_step(draft, spec, seen), _expert_step(draft, narrow, narrow_seen), strict=True
-    )
-    between = dense[0] * visits[1] - dense[1] * visits[0]
-    slower = (took[0] * visits[1] - took[1] * visits[0]) / between
-    expert_s = (dense[0] * took[1] - dense[1] * took[0]) / between
-    if expert_s < 0 or slower <= 0.5:  # noise: leave it all to the rate
-        slower, expert_s = took[0] / dense[0], 0.0
-    return replace(
-        draft,
-        expert_decode=1 / slower,
-        expert_s=expert_s,
-        expert_prefill=as_dense_prefill_s / _remainder_s(seen.prefill_s, rest_prefill_s),
-    )
-
-
-def _expert_step(draft: Calibration, spec: ModelSpec, seen: Seen) -> tuple[float, int, float]:
-    """Of a decode step: seconds of the experts if they were dense, experts visited, seconds they took."""
-    todo = work(spec)
-    cached = OUTPUT_TOKENS / 2
-    rest_s = decode_step_s(replace(todo, experts=()), draft, cached_tokens=cached)
-    dense_s = decode_step_s(todo, draft, cached_tokens=cached) - rest_s
-    return dense_s, todo.expert_layers * spec.experts_used, _remainder_s(seen.step_s, rest_s)
+    computing, reading = replace(draft, expert_stream=math.inf), replace(draft, expert_prefill=math.inf)
+    equations = []
+    for tokens, one in ((EXPERTS_PROMPT_TOKENS, seen), (FEW_EXPERTS_PROMPT_TOKENS, few)):
+        rest_s = prefill_s(around, draft, tokens=tokens)
+        parts = [prefill_s(todo, apart, tokens=tokens) - rest_s for apart in (computing, reading)]
+        equations.append((parts[0], parts[1], _remainder_s(one.prefill_s, rest_s)))
+    (compute_s, read_s, took_s), _ = equations
+    reads = max(1.0, min(_second_of(*equations), MOST_SLOWER))  # never faster than decode reads
+    computes = max(1 / MOST_SLOWER, (took_s - reads * read_s) / compute_s)
+    return replace(draft, expert_s=expert_s, expert_prefill=1 / computes, expert_stream=1 / reads)
 
 
 def _checked_at_scale(bench: _Bench, draft: Calibration) -> Calibration:
@@ -466,7 +520,7 @@ def _checked_at_scale(bench: _Bench, draft: Calibration) -> Calibration:
     """
     anchor = format_spec(bench.machine, ANCHOR)
     whole = catalog().by_id[CHECK_MODEL].spec()
-    check = quantize(shortened(whole, CHECK_LAYERS), "Q4_K_M")
+    check = quantize(shortened(whole, CHECK_LAYERS, vocab=CHECK_VOCAB), "Q4_K_M")
     plain = Settings(context_tokens=512)
     cores = bench.machine.cpu.threads
     counts = sorted({n for n in (1, cores // 4, cores // 2) if 0 < n < cores})
@@ -474,11 +528,8 @@ def _checked_at_scale(bench: _Bench, draft: Calibration) -> Calibration:
         "sequences, threads, a check",
         [
             _Probe(check, settings=plain),
-            _Probe(replace(anchor, name="several sequences"), 0, settings=replace(plain, parallel=PARALLEL)),
-            *(
-                _Probe(replace(anchor, name=f"{n} threads"), settings=replace(plain, threads=n))
-                for n in counts
-            ),
+            _Probe(anchor, 0, settings=replace(plain, parallel=PARALLEL)),
+            *(_Probe(anchor, settings=replace(plain, threads=n)) for n in counts),
         ],
     )
     todo = work(anchor)

@@ -19,14 +19,14 @@ def dense(
     kind: GgmlType,
     *,
     layers: int,
-    hidden: int = 2048,
-    feed_forward: int = 5632,
-    heads: int = 16,
+    hidden: int = 2560,
+    feed_forward: int = 8192,
+    heads: int = 20,
     kv_heads: int = 4,
     head_dim: int = 128,
     vocab: int = SMALL_VOCAB,
 ) -> ModelSpec:
-    """A llama of one number format; the default widths are near TinyLlama's, for many layers in little memory."""
+    """A llama of one number format; the default widths lie between those of models of 1B and 8B."""
     matrices = {
         **_attention_matrices(hidden, heads, kv_heads, head_dim),
         "ffn_gate": (hidden, feed_forward),

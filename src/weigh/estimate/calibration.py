@@ -60,9 +60,11 @@ class Calibration:
 
     Attributes:
         formats: by format name, for dense matrices.
-        expert_decode, expert_prefill: rate of stacked experts relative to a dense matrix of the format.
         expert_s: fixed time in decode of one visited expert in one layer.
-        layer_s: fixed time of one layer and token in decode (launching its operations).
+        expert_prefill: arithmetic rate of stacked experts in prefill relative to a dense matrix of the format.
+        expert_stream: rate at which a micro-batch reads the experts it visits, relative to decode.
+        layer_s: fixed time of one layer and token in decode (starting and ending its operations).
+        value_s: of one token in prefill, per number into or out of a matrix (`Work.values`).
         token_s, vocab_s: fixed time of one output token, and per word of the vocabulary (sampling).
         decode_attention_flops_per_s, prefill_attention_flops_per_s: attention over an F16 cache, one token
             at a time and many. On a CPU every query head walks its keys and values by itself, so decode
@@ -75,7 +77,7 @@ class Calibration:
             copying its pages, and rewriting tensors into the engine's own order.
         load_fixed_s, load_vocab_s: start of the engine, and per word of the vocabulary.
         read_bytes_per_s: reading a file that is not; None when it could not be measured.
-        check_decode, check_prefill: measured over predicted of a larger model, before it set the level of the rates.
+        check_decode, check_prefill: measured over predicted time of a model like those people use.
         memory_read: (threads, bytes/s, low, high) of plain reading.
         noise: relative spread of single steps while calibrating.
         problems: why it is not to be trusted; empty when the machine was quiet enough.
@@ -87,9 +89,11 @@ class Calibration:
     threads: int
     created: str
     formats: Mapping[str, FormatRate]
-    expert_decode: float
+    expert_s: float
     expert_prefill: float
+    expert_stream: float
     layer_s: float
+    value_s: float
     token_s: float
     vocab_s: float
     decode_attention_flops_per_s: float
@@ -109,7 +113,6 @@ class Calibration:
     batch_cost: float = 1.0
     by_threads: tuple[ThreadRate, ...] = ()
     problems: tuple[str, ...] = ()
-    expert_s: float = 0.0
     _rates: dict[NumberFormat, FormatRate] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -6,7 +6,9 @@ Decode of one token   sum over formats of weight bytes / decode rate
                       + visited experts x fixed time + layers x fixed time + fixed time per token
                       + vocabulary x time per word
 Prefill of T tokens   sum over formats of 2 x weights x T / prefill rate, but at least streaming the weights
-                      once per micro-batch; the last layer's feed-forward part only for the last token;
+                      once per micro-batch; of experts both, since each has few tokens;
+                      + T x numbers into and out of the matrices x time per number;
+                      the last layer's feed-forward part only for the last token;
                       + attention over T x depth + T^2 / 2 pairs; + T x states;
                       the output matrix once, for the last token
 Load                  engine start + vocabulary + file bytes / load rate + repacked bytes / repack rate
@@ -27,7 +29,7 @@ from weigh.estimate.work import AttentionWork, Work
 from weigh.figure import Basis, Figure
 from weigh.model.stored_types import NumberFormat
 
-FORMULA_VERSION = 2
+FORMULA_VERSION = 3
 """Goes up whenever the formula, or how its rates are measured, gives other figures: calibrations of an earlier
 version are then made again, and runs estimated by one teach no more."""
 
@@ -96,8 +98,7 @@ def decode_step_s(
     distinct = 1 - (1 - work.expert_share) ** sequences
     for kind, weights in work.experts:
         rate = calibration.rate(kind)
-        visited = _weights_step_s(kind, weights * distinct, weights * work.expert_share, rate, more)
-        weights_s += visited / calibration.expert_decode
+        weights_s += _weights_step_s(kind, weights * distinct, weights * work.expert_share, rate, more)
     weights_s += work.expert_layers * work.expert_count * distinct * calibration.expert_s
     attention_s = 0.0
     for attention in work.attention:
@@ -167,10 +168,11 @@ def prefill_s(
     touched = 1 - (1 - work.expert_share) ** per_batch
     for kind, weights in passed_weights(work.experts, work.last_experts):
         rate = calibration.rate(kind)
-        streaming = _weights_step_s(kind, weights * touched, 0, rate) / calibration.expert_decode
+        streaming = _weights_step_s(kind, weights * touched, 0, rate) / calibration.expert_stream
         flops = 2 * weights * work.expert_share * per_batch
         compute = flops / (rate.prefill_flops_per_s * calibration.expert_prefill)
-        total += micro_batches * max(streaming, compute)
+        total += micro_batches * (streaming + compute)
+    total += tokens * (work.values - work.last_values) * calibration.value_s
     attention_s = 0.0
     for attention in work.attention:
         pairs = _attended_pairs(attention, tokens, depth_tokens)

@@ -58,6 +58,9 @@ class Work:
             last token alone, since only that one's output is wanted (llama.cpp `build_inp_out_ids`).
         expert_share: experts visited by one token over all routed experts.
         expert_layers: layers with routed experts.
+        values: numbers that go into and come out of the layers' matrices for one token, of experts those visited:
+            what normalising, activating, rotating and quantizing them for the next matrix costs goes by these.
+        last_values: of these, the feed-forward part of the last layer.
         layers: layers that launch operations.
     """
 
@@ -74,6 +77,8 @@ class Work:
     last_dense: tuple[tuple[NumberFormat, int], ...] = ()
     last_experts: tuple[tuple[NumberFormat, int], ...] = ()
     expert_layers: int = 0
+    values: int = 0
+    last_values: int = 0
 
 
 def work(spec: ModelSpec, layers: Collection[int] | None = None, *, outside: bool = True) -> Work:
@@ -92,6 +97,7 @@ def work(spec: ModelSpec, layers: Collection[int] | None = None, *, outside: boo
     last = spec.layers - 1 if layers is None or spec.layers - 1 in layers else None
     last_dense: dict[NumberFormat, int] = {}
     last_experts: dict[NumberFormat, int] = {}
+    values = last_values = 0
     routed = {layer for tensor in spec.tensors if tensor.experts for layer in tensor.layers}
     for tensor in spec.tensors:
         if len(tensor.shape) < 2 or not (tensor.layers or outside):
@@ -102,12 +108,15 @@ def work(spec: ModelSpec, layers: Collection[int] | None = None, *, outside: boo
             continue
         else:
             pool = experts if tensor.experts else dense
+            ends = sum(tensor.shape[:2]) * (spec.experts_used if tensor.experts else 1)
             count = len(tensor.layers if layers is None else set(tensor.layers).intersection(layers))
             if count or not tensor.layers:
                 pool[tensor.type] = pool.get(tensor.type, 0) + tensor.elements * (count or 1)
+                values += ends * (count or 1)
             if last in tensor.layers and tensor.name.startswith("blk.{}.ffn_"):
                 pool = last_experts if tensor.experts else last_dense
                 pool[tensor.type] = pool.get(tensor.type, 0) + tensor.elements
+                last_values += ends
     return Work(
         dense=tuple(dense.items()),
         experts=tuple(experts.items()),
@@ -122,6 +131,8 @@ def work(spec: ModelSpec, layers: Collection[int] | None = None, *, outside: boo
         last_dense=tuple(last_dense.items()),
         last_experts=tuple(last_experts.items()),
         expert_layers=len(routed if layers is None else routed.intersection(layers)),
+        values=values,
+        last_values=last_values,
     )
 
 

@@ -206,7 +206,7 @@ def show_machine(here: Here) -> None:
         )
     show(rates)
     show(
-        f"\nA mix left out of the fit ran at {1 / calibration.check_decode:.2f} (decode) and"
+        f"\nA model left out of the fit ran at {1 / calibration.check_decode:.2f} (decode) and"
         f" {1 / calibration.check_prefill:.2f} (prefill) of the prediction; noise {calibration.noise:.0%};"
         f" measured in {units.seconds(calibration.took_s)}."
     )
