@@ -27,6 +27,7 @@ from weigh.bench.stopping import warm_up
 from weigh.bench.streams import Failure, Request, Streams
 from weigh.bench.token_times import itl_s, tpot_s
 from weigh.engines.token_arrivals import Counted
+from weigh.errors import EngineError, WeighError
 from weigh.figure import Basis, Figure
 from weigh.machine.disturbance import Watch
 
@@ -197,7 +198,8 @@ class Load:
 
     Attributes:
         exact_prompts: whether prompts had the lengths asked for; of text they are only near.
-        problems: why it is not to be trusted, in plain words.
+        ended: what ended it early, Ctrl-C or the end of the engine; None when all was done.
+        disturbed: what else the machine did meanwhile.
     """
 
     asked: Asked
@@ -208,7 +210,7 @@ class Load:
     exact_prompts: bool
     when_unix_s: float
     levels: list[Level] = field(default_factory=list)
-    interrupted: bool = False
+    ended: BaseException | None = None
     disturbed: tuple[str, ...] = ()
 
     @property
@@ -222,13 +224,21 @@ class Load:
         return max(self.levels, key=lambda one: one.goodput_per_s.value, default=None)
 
     @property
+    def answered(self) -> int:
+        """Requests, of the warm-up too."""
+        return sum(not one.failure for level in self.levels for one in level.requests)
+
+    @property
     def problems(self) -> tuple[str, ...]:
+        """Why it is not to be trusted, in plain words."""
         found = [*self.disturbed]
         found += [f"at {one.name} {one.late}" for one in self.levels if one.late]
         ways = {one.pieces.counted for level in self.levels for one in level.requests if not one.failure}
         if Counted.PIECES in ways:
             found.append("the server does not say how many tokens it wrote: each piece was taken as one")
-        if self.interrupted:
+        if isinstance(self.ended, WeighError):
+            found.append(f"ended early: {self.ended.message}")
+        elif self.ended is not None:
             found.append("interrupted")
         return tuple(found)
 
@@ -236,8 +246,17 @@ class Load:
 # --- running it ---------------------------------------------------------------------------------------
 
 
-def run_load(served: OpenAiModel, asked: Asked, progress: Progress = lambda stage, done: None) -> Load:
-    """Send the load and wait for the answers. Ctrl-C ends it with what there is.
+def run_load(
+    served: OpenAiModel,
+    asked: Asked,
+    progress: Progress = lambda stage, done: None,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> Load:
+    """Send the load and wait for the answers. Ctrl-C ends it with what there is, and so does the engine's end.
+
+    Args:
+        check: raises EngineError when the engine is gone; asked again and again.
 
     Raises:
         WeighError: the server does not answer a first request.
@@ -253,7 +272,7 @@ def run_load(served: OpenAiModel, asked: Asked, progress: Progress = lambda stag
     gc.disable()  # a pause would be taken for the server's
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_Run(served, prompts, load, progress).all())
+            runner.run(_Run(served, prompts, load, progress, check).all())
     finally:
         gc.enable()
         gc.unfreeze()
@@ -267,8 +286,16 @@ def run_load(served: OpenAiModel, asked: Asked, progress: Progress = lambda stag
 class _Run:
     """All levels, one after another."""
 
-    def __init__(self, served: OpenAiModel, prompts: Prompts, load: Load, progress: Progress) -> None:
+    def __init__(
+        self,
+        served: OpenAiModel,
+        prompts: Prompts,
+        load: Load,
+        progress: Progress,
+        check: Callable[[], None],
+    ) -> None:
         self._served, self._prompts, self._load, self._progress = served, prompts, load, progress
+        self._check = check
         self._asked = load.asked
         self._stop = asyncio.Event()
         self._number = 0
@@ -276,13 +303,16 @@ class _Run:
     async def all(self) -> None:
         loop, main = asyncio.get_running_loop(), threading.current_thread() is threading.main_thread()
         if main:
-            loop.add_signal_handler(signal.SIGINT, self._stop.set)
+            loop.add_signal_handler(signal.SIGINT, self._interrupt)
         try:
             await self._levels()
         finally:
             if main:
                 loop.remove_signal_handler(signal.SIGINT)
-        self._load.interrupted = self._stop.is_set()
+
+    def _interrupt(self) -> None:
+        self._load.ended = self._load.ended or KeyboardInterrupt()
+        self._stop.set()
 
     async def _levels(self) -> None:
         asked = self._asked
@@ -364,7 +394,8 @@ class _Run:
                 await sender.drain(asked.drain_s)
             finally:
                 watcher.cancel()
-            streams.abort(Failure.CUT_OFF if self._stop.is_set() else Failure.UNFINISHED)
+            by_user = isinstance(self._load.ended, KeyboardInterrupt)
+            streams.abort(Failure.CUT_OFF if by_user else Failure.UNFINISHED)
             await streams.close()
         finally:
             lag.stop()
@@ -387,6 +418,11 @@ class _Run:
         while True:
             await asyncio.sleep(_WATCH_S)
             streams.watch()
+            try:
+                self._check()
+            except EngineError as error:
+                self._load.ended = self._load.ended or error
+                self._stop.set()
             answered = len(sender.requests) - sender.under_way
             text = f"{name}: {answered} answered, {sender.under_way} under way"
             self._progress(text, min(1.0, streams.now_s() / max(end_s, _WATCH_S)))

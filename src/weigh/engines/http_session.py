@@ -141,6 +141,11 @@ class HttpSession:
     def memory(self) -> ProcessMemory:
         return self._child.memory
 
+    def check(self) -> None:
+        """Raises EngineError when the engine has ended."""
+        if not self._child.alive:
+            self._child.fail()
+
     def close(self) -> None:
         self._child.end()
 
