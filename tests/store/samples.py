@@ -44,4 +44,4 @@ def faster(by: float, number: int = 0, **changes: Any) -> Measurement:
         replace(one, samples=tuple(sample * by for sample in one.samples)) if "per_s" in one.name else one
         for one in BENCH.measured
     )
-    return bench(number, measured=measured, **changes)
+    return bench(number, **{"measured": measured, **changes})

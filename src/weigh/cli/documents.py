@@ -10,6 +10,7 @@ from weigh.figure import Figure
 
 if TYPE_CHECKING:
     from weigh.advise.buy import Purchases
+    from weigh.advise.compare import Comparison
     from weigh.advise.needs import Need
     from weigh.advise.search import Answer, Recommendation
     from weigh.advise.shelf import OnShelf
@@ -557,6 +558,38 @@ def history_document(runs: Sequence[Run], measurements: Sequence[Measurement]) -
     return {
         "runs": [run_document(run) for run in runs],
         "measurements": [measurement_document(one) for one in measurements],
+    }
+
+
+def compared_document(found: Comparison) -> Document:
+    return {
+        "measurements": [measurement_document(one) for one in found.measurements],
+        "rows": [
+            {
+                "name": row.name,
+                "unit": row.unit,
+                "conditions": dict(row.conditions),
+                "figures": [figure and figure.to_json() for figure in row.figures],
+                "ratios": [
+                    ratio and asdict(ratio) | {"beyond_noise": ratio.beyond_noise} for ratio in row.ratios
+                ],
+            }
+            for row in found.rows
+        ],
+        "alone": list(found.alone),
+        "differences": {name: list(values) for name, values in found.differences.items()},
+        "front": [
+            {
+                "id": point.measurement.id,
+                "decode_tokens_per_s": point.decode_tokens_per_s.to_json(),
+                "memory_bytes": point.memory_bytes.to_json(),
+                "quality": point.quality and point.quality.to_json(),
+                "published": point.headline or None,
+                "on_front": point.on_front,
+            }
+            for point in found.points
+        ],
+        "front_counts_quality": found.by_quality,
     }
 
 

@@ -1,4 +1,4 @@
-"""Curves as a PNG or SVG file, drawn with matplotlib where it is installed (the extra `plot`)."""
+"""Pictures as a PNG or SVG file, drawn with matplotlib where it is installed (the extra `plot`)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from weigh.cli.screens.curve import depths, heading, short, ticks
 from weigh.errors import BadInput
 
 if TYPE_CHECKING:
+    from weigh.advise.compare import Comparison
     from weigh.estimate.curves import Curve
 
 ENDINGS = (".png", ".svg")
@@ -70,6 +71,57 @@ def draw(found: Sequence[Curve], path: Path) -> None:
         if len(drawn) > 1:
             axes.legend(fontsize="small")
     page.suptitle(f"{drawn[0].subject}\n{heading(drawn)}".strip(), fontsize="medium")
+    _save(page, path)
+
+
+def draw_front(found: Comparison, path: Path) -> None:
+    """Decode speed against memory, those on the front filled and joined; scores are published ones.
+
+    Raises:
+        BadInput: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    page = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(page)
+    axes = page.subplots()
+    front = sorted(
+        (point.memory_bytes.value / units.GIB, point.decode_tokens_per_s.value)
+        for point in found.points
+        if point.on_front
+    )
+    if not found.by_quality:
+        axes.plot([x for x, _ in front], [y for _, y in front], color="tab:blue", alpha=0.4)
+    for point in found.points:
+        memory, decode = point.memory_bytes, point.decode_tokens_per_s
+        x, y = memory.value / units.GIB, decode.value
+        axes.errorbar(
+            [x],
+            [y],
+            xerr=[[x - memory.low / units.GIB], [memory.high / units.GIB - x]],
+            yerr=[[y - decode.low], [decode.high - y]],
+            marker="o",
+            color="tab:blue",
+            markerfacecolor="tab:blue" if point.on_front else "white",
+        )
+        published = f"\n{point.headline} (published)" if point.headline else ""
+        name = point.measurement.name.replace("$", r"\$")  # else taken for a formula
+        axes.annotate(
+            f"{name}{published}", (x, y), xytext=(6, 6), textcoords="offset points", fontsize="small"
+        )
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.margins(0.15)
+    axes.grid(alpha=0.3)
+    axes.set_xlabel("peak memory (GiB)")
+    axes.set_ylabel("decode speed (tokens/s)")
+    counted = "speed, memory and published quality" if found.by_quality else "speed and memory"
+    page.suptitle(f"measured, 80 % intervals; filled: on the front of {counted}", fontsize="medium")
+    _save(page, path)
+
+
+def _save(page: Any, path: Path) -> None:
     try:
         page.savefig(path, dpi=150)
     except OSError as error:
