@@ -276,7 +276,10 @@ class Reply:
 
     Attributes:
         sent_s: of `time.perf_counter`, when the connection stood and the request was about to be sent.
+        ended_s: since then, when the last byte had come; 0 until it has.
     """
+
+    ended_s = 0.0
 
     def __init__(
         self,
@@ -350,6 +353,7 @@ class Reply:
                 if left < 0:
                     raise EngineCrashed(f"{self._endpoint.what} does not stop sending")
                 yield time.perf_counter() - self.sent_s, piece
+            self.ended_s = time.perf_counter() - self.sent_s
         except (OSError, HTTPException, ValueError) as error:
             self._endpoint.broken(error)
 
