@@ -131,7 +131,7 @@ def fill_ledger() -> None:
             spec = draw.choice(entries).spec()
             changes = {"family": spec.architecture, "quantization": draw.choice(QUANTIZATIONS)}
             made = run(number, model=spec.name, calibration=CALIBRATION.created, **changes)
-            ledger._insert(db, made)  # one by one, as `record` does, takes a minute
+            ledger.insert(db, made)  # one by one, as `record` does, takes a minute
 
 
 def table(seen: list[dict[str, float]]) -> str:
