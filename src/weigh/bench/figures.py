@@ -78,8 +78,12 @@ def noise(turns: Iterable[Turn]) -> float | None:
 
 
 def recomputed(turns: Iterable[Turn]) -> bool:
-    """Whether what lies before was not found in the cache: it was computed anew, and such prefills do not count."""
-    return any(turn.condition.is_prefill and not _found_before(turn) for turn in turns)
+    """Whether a prefill never found in the cache what lies before it, so that none of its turns count."""
+    found: dict[Condition, bool] = {}
+    for turn in turns:
+        if turn.condition.is_prefill:
+            found[turn.condition] = found.get(turn.condition, False) or _found_before(turn)
+    return not all(found.values())
 
 
 # --- loading and memory ------------------------------------------------------------------------------

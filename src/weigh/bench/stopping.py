@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from weigh.median import interval_confidence, median_interval
 
 CONFIDENCE = 0.8  # of the interval that is to be narrow: the one shown with every figure
-LEAST_GAIN = 0.3  # what leaving the start out has to take off the variance of the mean
+LEAST_GAIN = 0.3  # of the variance of the mean, for a longer start to be left out
 _BATCH = 5
 _LEAST_FOR_BATCHES = 40  # below that many samples each one stands for itself
 
@@ -17,10 +17,10 @@ _LEAST_FOR_BATCHES = 40  # below that many samples each one stands for itself
 def warm_up(times_s: Sequence[float]) -> int:
     """How many samples at the start belong to the warm-up: MSER-5 on medians of five, and only a slow start.
 
-    The start that is left out is the one whose absence makes the standard error of the mean of the rest
-    smallest, at most half of all. Single slow samples do not move the medians of five. Nothing is left out
-    when that takes less than three tenths off the variance of the mean, or when the start is not slower than
-    the rest: steps that grow with the context are no warm-up.
+    MSER leaves out the start whose absence makes the standard error of the mean of the rest smallest, at most
+    half of all. Here it is the shortest start that does nearly as well, so that steady samples are kept whole.
+    Single slow samples do not move the medians of five. A start that is not slower than the rest is kept: steps
+    that grow with the context are no warm-up.
 
     Args:
         times_s: seconds, in the order they came.
@@ -33,8 +33,9 @@ def warm_up(times_s: Sequence[float]) -> int:
     if len(batches) < 4:
         return 0
     errors = [_error(batches[cut:]) for cut in range(len(batches) // 2 + 1)]
-    cut = min(range(len(errors)), key=errors.__getitem__)
-    if not cut or errors[cut] > (1 - LEAST_GAIN) * errors[0]:
+    least = min(errors)
+    cut = next(place for place, error in enumerate(errors) if (1 - LEAST_GAIN) * error <= least)
+    if not cut:
         return 0
     slower = statistics.median(batches[:cut]) > statistics.median(batches[cut:])
     return cut * size if slower else 0
