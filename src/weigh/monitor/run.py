@@ -96,14 +96,18 @@ def run(
     on_limit = guarding.on_limit or OnLimit.STOP
     this = process_of(os.getpid())
     assert this is not None
-    tree, memory = Tree(lambda: children(this)), TreeMemory(Tree(lambda: children(this)))
+
+    def own() -> list[Process]:
+        return children(this)
+
+    tree, seen, guarded = Tree(own), TreeMemory(Tree(own)), TreeMemory(Tree(own))  # one for each thread
     gauges = machine_gauges(guarding, on_limit, MemoryReader().read, interval_s)
     if (act := _reached_already(gauges)) is not None:
         return act
     if max_memory_bytes is not None:
-        gauges.append(_tree_gauge(TreeMemory(tree), max_memory_bytes, on_limit, interval_s))
+        gauges.append(_tree_gauge(guarded, max_memory_bytes, on_limit, interval_s))
     guard = Guard(gauges, tree, what=os.path.basename(command[0]), grace_s=guarding.grace_s)  # noqa: PTH119
-    return _Run(command, program, tree, guard, memory, guarding.grace_s).to_the_end(said)
+    return _Run(command, program, tree, guard, (seen, guarded), guarding.grace_s).to_the_end(said)
 
 
 def _reached_already(gauges: Sequence[Gauge]) -> Act | None:
@@ -134,12 +138,12 @@ class _Run:
         program: str,
         tree: Tree,
         guard: Guard,
-        memory: TreeMemory,
+        memories: tuple[TreeMemory, TreeMemory],
         grace_s: float,
     ) -> None:
         self._command, self._program = tuple(command), program
         self._tree, self._guard, self._grace_s = tree, guard, grace_s
-        self._memory = memory
+        self._memory, self._guarded = memories
         self._cpu_s = 0.0
         self._status: int | None = None
         self._child: Process | None = None
@@ -166,8 +170,8 @@ class _Run:
             command=self._command,
             exit_code=self._exit_code(),
             took_s=time.monotonic() - began_s,
-            peak_private_bytes=self._memory.peak_private_bytes,
-            peak_bytes=self._memory.peak_bytes,
+            peak_private_bytes=max(self._memory.peak_private_bytes, self._guarded.peak_private_bytes),
+            peak_bytes=max(self._memory.peak_bytes, self._guarded.peak_bytes),
             cpu_s=self._cpu_s,
             joules=meter.joules,
             energy_of=tuple(meter.by_counter),

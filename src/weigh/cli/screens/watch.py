@@ -94,6 +94,7 @@ class _Redrawn(_Plain):
         self._interval_s, self._guarding = interval_s, guarding
         self._history = History()
         self._acts: list[Act] = []
+        self._drawn = 0  # how many acts the screen has shown
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -111,11 +112,11 @@ class _Redrawn(_Plain):
         live, self._live = self._live, None
         if live is not None:
             live.__exit__(kind, error, trace)
+        for act in self._acts[self._drawn :]:  # the last words come when the screen is gone
+            say_act(act)
 
     def said(self, act: Act) -> None:
         self._acts.append(act)
-        if self._live is None:  # the last words come when the screen is gone
-            say_act(act)
 
     def show(self, sample: Sample) -> None:
         from rich.text import Text
@@ -127,7 +128,8 @@ class _Redrawn(_Plain):
         lines = [self._head(), ""]
         lines += [f"{name:<{_LABEL}}{line}" for name, line in _rows(sample, self._history, _LINE)]
         lines += ["", *_engine_lines(sample, self._history)]
-        lines += [_act_line(act) for act in self._acts[-_MOST_ACTS:]]
+        self._drawn = len(self._acts)
+        lines += [_act_line(act) for act in self._acts[: self._drawn][-_MOST_ACTS:]]
         text = Text("\n".join(_cut(line, width) for line in lines), no_wrap=True, overflow="crop")
         self._live.update(text, refresh=True)
 
