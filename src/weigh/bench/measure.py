@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from weigh.bench.conditions import During, Observed, energy_counters
 from weigh.bench.turns import Progress
 from weigh.engines.engine import Generation, ProcessMemory
-from weigh.errors import BadInput, WeighError
+from weigh.errors import WeighError
 from weigh.machine import page_cache
 
 LEAST_TURNS = 4  # three give no 80 % interval of a median
@@ -55,7 +55,7 @@ class Asked:
     Attributes:
         precision: half the 80 % interval of a median over it; a condition that is known so well is left.
         most_s: no turn is begun after so many seconds, but each condition is run once.
-        starts: of each kind, cold and cached; 0 where loading is not to be measured.
+        starts: of each kind, cold and cached; with 0 the model is started once, as it has to be.
     """
 
     prompts: tuple[int, ...] = (512,)
@@ -207,7 +207,7 @@ class _Run:
                     finally:
                         self._remember_peak(parallel, session)
         except (WeighError, KeyboardInterrupt) as error:
-            if not self._seen or isinstance(error, BadInput):
+            if not self._seen:
                 raise
             self._seen.ended = error
         return self._seen
@@ -251,7 +251,8 @@ class _Run:
             self._seen.cold_unknown = True
             cold = False
         elif not cold and files:
-            page_cache.read_through(files)
+            with suppress(OSError):  # the engine says what is wrong with a file that cannot be read
+                page_cache.read_through(files)
         session = self._source.start(parallel)
         try:
             memory = session.memory()
