@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from weigh.estimate.device_speed import KNOWN, Case, half_width, traits
+from weigh.estimate.device_rates import KNOWN, Case, half_width, traits
 
 COVERED = 0.8
 SMALLEST = 0.01  # an error below this counts as this one: its logarithm says nothing more

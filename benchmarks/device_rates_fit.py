@@ -34,27 +34,20 @@ import numpy as np
 from device_intervals import Miss, learned, width
 
 from weigh.engines.engine import Settings
-from weigh.estimate.device_speed import (
+from weigh.estimate.device_rates import MANY_RUNS, VECTOR_ATTENTION, Case, Pipeline, integer_gain
+from weigh.estimate.device_speed import LAUNCH_QUEUE, LONGER_QUEUE, pipeline_share
+from weigh.estimate.device_terms import (
     DP4A_CAPABILITY,
-    LAUNCH_QUEUE,
-    LONGER_QUEUE,
-    MANY_RUNS,
-    UNPACKED_PER_LAYER,
-    VECTOR_ATTENTION,
-    Case,
     Peaks,
-    Pipeline,
     Run,
     Term,
     bits_of,
     decode_terms,
     distance,
-    integer_gain,
-    pipeline_share,
     prefill_terms,
     weights_of,
-    whole,
 )
+from weigh.estimate.device_work import whole
 from weigh.machine.device_names import Ram
 from weigh.machine.devices import gpu_sheets, host_sheets
 from weigh.machine.target import Backend
@@ -141,6 +134,7 @@ class Variant(NamedTuple):
     line: Pipeline = Pipeline(58, 1.1)
 
 
+UNPACKED_PER_LAYER = 7  # matrices, which older builds turned into 16 bits before they multiplied them
 PLAIN = Variant()
 PIECES = frozenset({"vocabulary", "tile", "weights", "recurrent", "scores"})
 VARIANTS: Mapping[str, Sequence[Variant]] = {

@@ -39,16 +39,9 @@ from device_rates_fit import judge_of
 from weigh import target_named
 from weigh.bench.here import ask_layout, here
 from weigh.engines.engine import Settings
-from weigh.estimate.device_speed import (
-    Rates,
-    bytes_per_s,
-    decode_terms,
-    flops_per_s,
-    peaks_of,
-    prefill_terms,
-    run_on,
-    whole,
-)
+from weigh.estimate.device_rates import Rates, bytes_per_s, flops_per_s, peaks_of, run_on
+from weigh.estimate.device_terms import decode_terms, prefill_terms
+from weigh.estimate.device_work import whole
 from weigh.model.catalog import CatalogEntry, catalog
 from weigh.model.quantization import quantize
 from weigh.model.spec import ModelSpec

@@ -24,7 +24,8 @@ from device_intervals import weighted_quantile
 from device_rates_fit import DATA, Design, Observed, Variant
 
 from weigh.engines.engine import Settings
-from weigh.estimate.device_speed import Peaks, cache_bytes_read, whole
+from weigh.estimate.device_terms import Peaks, cache_bytes_read
+from weigh.estimate.device_work import whole
 from weigh.estimate.serving_speed import Server, prompt_terms, run_seconds_terms
 from weigh.machine.devices import GpuSheet, gpu_sheets
 from weigh.model.catalog import catalog

@@ -13,26 +13,10 @@ import pytest
 from tests.calibrations import CALIBRATION
 from weigh.bench import probes
 from weigh.engines.engine import Settings
-from weigh.estimate.device_speed import (
-    DEEP_TOKENS,
-    KNOWN,
-    LAUNCH_QUEUE,
-    LAUNCH_S,
-    Case,
-    Part,
-    Peaks,
-    Pipeline,
-    Rates,
-    Run,
-    decode_terms,
-    half_width,
-    pipeline_share,
-    placed_speed,
-    prefill_terms,
-    rates,
-    shares,
-    whole,
-)
+from weigh.estimate.device_rates import DEEP_TOKENS, KNOWN, Case, Pipeline, Rates, half_width, rates
+from weigh.estimate.device_speed import LAUNCH_QUEUE, pipeline_share, placed_speed
+from weigh.estimate.device_terms import LAUNCH_S, Peaks, Run, decode_terms, prefill_terms
+from weigh.estimate.device_work import Part, shares, whole
 from weigh.estimate.memory import memory
 from weigh.estimate.placement import Placement
 from weigh.estimate.speed import Workload, speed

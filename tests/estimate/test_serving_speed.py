@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from weigh.estimate.device_speed import Part, Peaks, Rates
+from weigh.estimate.device_rates import Rates
+from weigh.estimate.device_terms import Peaks
+from weigh.estimate.device_work import Part
 from weigh.estimate.serving_speed import (
     LAUNCH_S,
     SEQUENCE_S,

@@ -58,7 +58,9 @@ def test_prefill_multiplies_every_weight_twice_per_token_but_the_last_feed_forwa
     output_s = 2 * OUTPUT_WEIGHTS / 10e9
     pairs = 512 * 512 / 2
     attention_s = pairs * 10 * 2 * 8 * (125 + 125) / 20e9
-    values = 10 * (2 * 2000 + 2 * 1250 + 3 * 5000) - 3 * 5000  # into and out of q, output, k, v and the ffn's three
+    values = (
+        10 * (2 * 2000 + 2 * 1250 + 3 * 5000) - 3 * 5000
+    )  # into and out of q, output, k, v and the ffn's three
     assert prefill_s(work(DENSE), CALIBRATION, tokens=512) == pytest.approx(
         flops_s + values * 512 * 1e-9 + output_s + attention_s + FIXED_S
     )

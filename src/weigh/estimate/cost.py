@@ -4,7 +4,8 @@ Cost of a second at work     price / seconds of use in its lifetime + power x el
 Cost of a million tokens     that x seconds per token x 10**6, prefill and decode apart
 Idle power                   of the hours of a day in which nothing is computed, spread over those that are
 
-Every price is the user's own: weigh ships none.
+Prices of hardware and electricity are the user's own; those of a few APIs are known (`api_prices.py`), and the
+user's own copy comes before them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class ApiPrice:
-    """What an API asks per million tokens read and written, as the user says it.
+    """What an API asks per million tokens read and written.
 
     Attributes:
         source, date: where and when the price was seen; "" when not said.
@@ -237,14 +239,8 @@ def prices_file() -> Path:
 
 
 def api_price(text: str, path: Path | None = None) -> ApiPrice:
-    """`NAME=IN/OUT`, money per million tokens read and written, or the name of an entry in the user's file:
-
-        [my-api]
-        input = 2.50
-        output = 10
-        currency = "USD"        # these three may be left out
-        source = "the price list on its site"
-        date = "2026-11-01"
+    """`NAME=IN/OUT`, money per million tokens read and written, or a name: of an entry in the user's file, else
+    of a model whose price is known (`api_prices.py`).
 
     Raises:
         BadInput: it is neither; BadFile: the file or the entry is not as shown.
@@ -262,12 +258,35 @@ def api_price(text: str, path: Path | None = None) -> ApiPrice:
             )
         return ApiPrice(name, read, written)
     path = path or prices_file()
+    kept = user_price(name, path)
+    if kept is not None:
+        return kept
+    from weigh.estimate.api_prices import shipped_prices
+
+    shipped = {one.api.name: one.api for one in shipped_prices()}
+    if name not in shipped:
+        known = (*_entries(path), *shipped)
+        hint = f"write NAME=IN/OUT, or give it an entry in {path}"
+        raise UnknownName("API", name, close=get_close_matches(name, known, 3, 0.5), hint=hint)
+    return shipped[name]
+
+
+def user_price(name: str, path: Path | None = None) -> ApiPrice | None:
+    """The entry `name` of the user's file; None when there is none.
+
+        [my-api]
+        input = 2.50
+        output = 10
+        currency = "USD"        # these three may be left out
+        source = "the price list on its site"
+        date = "2026-11-01"
+
+    Raises:
+        BadFile: the file or the entry is not as shown.
+    """
+    path = path or prices_file()
     entries = _entries(path)
-    if name not in entries:
-        raise UnknownName(
-            "API", name, close=tuple(entries)[:3], hint=f"write NAME=IN/OUT, or give it an entry in {path}"
-        )
-    return _entry(path, name, entries[name])
+    return _entry(path, name, entries[name]) if name in entries else None
 
 
 def _entries(path: Path) -> Mapping[str, Any]:

@@ -25,17 +25,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from weigh.engines.engine import Settings
-from weigh.estimate.device_speed import (
-    LAUNCH_S,
-    Part,
-    Peaks,
-    Rates,
-    Term,
-    cache_bytes_read,
-    pair_flops,
-    peaks_of,
-    whole,
-)
+from weigh.estimate.device_rates import Rates, peaks_of
+from weigh.estimate.device_terms import LAUNCH_S, Peaks, Term, cache_bytes_read, pair_flops
+from weigh.estimate.device_work import Part, whole
 from weigh.estimate.speed import Workload
 from weigh.figure import Basis, Figure
 from weigh.machine.target import Backend, Device
