@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from weigh.cli import bench, check, commands, compare, engines, options, watch
+from weigh.cli import bench, check, commands, compare, engines, options, report, watch
 from weigh.errors import BadInput, EngineError, NotKept, WeighError
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -61,7 +61,15 @@ def app(ctx: click.Context, as_json: bool, no_calibrate: bool) -> int | None:
     return found
 
 
-for command in (*commands.ALL, bench.bench, check.check, compare.compare, engines.engines, *watch.ALL):
+for command in (
+    *commands.ALL,
+    bench.bench,
+    check.check,
+    compare.compare,
+    engines.engines,
+    report.report,
+    *watch.ALL,
+):
     app.add_command(command)
 
 

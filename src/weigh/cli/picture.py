@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weigh import units
+from weigh.cli.screens.compare import lettered
 from weigh.cli.screens.curve import depths, heading, short, ticks
 from weigh.errors import BadInput
 
@@ -93,27 +94,27 @@ def draw_front(found: Comparison, path: Path) -> None:
     )
     if not found.by_quality:
         axes.plot([x for x, _ in front], [y for _, y in front], color="tab:blue", alpha=0.4)
-    for point in found.points:
+    for letter, point in lettered(found):
         memory, decode = point.memory_bytes, point.decode_tokens_per_s
         x, y = memory.value / units.GIB, decode.value
-        axes.errorbar(
+        name = point.measurement.name.replace("$", r"\$")  # else taken for a formula
+        published = f", {point.headline} (published)" if point.headline else ""
+        drawn = axes.errorbar(
             [x],
             [y],
             xerr=[[x - memory.low / units.GIB], [memory.high / units.GIB - x]],
             yerr=[[y - decode.low], [decode.high - y]],
             marker="o",
-            color="tab:blue",
-            markerfacecolor="tab:blue" if point.on_front else "white",
+            linestyle="none",
+            label=f"{letter}  {name}{published}",
         )
-        published = f"\n{point.headline} (published)" if point.headline else ""
-        name = point.measurement.name.replace("$", r"\$")  # else taken for a formula
-        axes.annotate(
-            f"{name}{published}", (x, y), xytext=(6, 6), textcoords="offset points", fontsize="small"
-        )
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.margins(0.15)
+        if not point.on_front:
+            drawn.lines[0].set_markerfacecolor("white")
+        axes.annotate(letter, (x, y), xytext=(7, 5), textcoords="offset points")
+    axes.set_xlim(0, 1.1 * max(point.memory_bytes.high for point in found.points) / units.GIB)
+    axes.set_ylim(0, 1.1 * max(point.decode_tokens_per_s.high for point in found.points))
     axes.grid(alpha=0.3)
+    page.legend(loc="outside lower center", fontsize="small", frameon=False)
     axes.set_xlabel("peak memory (GiB)")
     axes.set_ylabel("decode speed (tokens/s)")
     counted = "speed, memory and published quality" if found.by_quality else "speed and memory"

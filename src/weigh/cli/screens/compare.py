@@ -40,8 +40,12 @@ def show_compared(found: Comparison, saved: str = "") -> None:
 
 
 def letters(count: int) -> tuple[str, ...]:
-    """A, B, C …"""
-    return tuple(chr(ord("A") + place) for place in range(count))
+    """A, B, C … Z, AA, AB …"""
+    from itertools import islice, product
+    from string import ascii_uppercase
+
+    lengths = ("".join(name) for length in (1, 2) for name in product(ascii_uppercase, repeat=length))
+    return tuple(islice(lengths, count))
 
 
 def title(one: Measurement) -> str:
@@ -88,7 +92,7 @@ def _front(found: Comparison) -> Grid:
         ("", "", "decode tok/s", "peak memory", *quality),
         note=f"▶ on the front {front}: no other is better in all",
     )
-    for letter, point in _lettered(found):
+    for letter, point in lettered(found):
         table.add(
             letter,
             "▶" if point.on_front else "",
@@ -99,7 +103,8 @@ def _front(found: Comparison) -> Grid:
     return table
 
 
-def _lettered(found: Comparison) -> list[tuple[str, Point]]:
+def lettered(found: Comparison) -> list[tuple[str, Point]]:
+    """The points by the letters of their measurements."""
     names = dict(zip((one.id for one in found.measurements), letters(len(found.measurements)), strict=True))
     return [(names[point.measurement.id], point) for point in found.points]
 
@@ -119,10 +124,11 @@ def _draw(found: Comparison) -> None:
     )
     if len(front) > 1 and not found.by_quality:
         plotext.plot([x for x, _ in front], [y for _, y in front], marker="·")
-    for letter, point in _lettered(found):
+    for letter, point in lettered(found):
         plotext.scatter(
             [point.memory_bytes.value / units.GIB], [point.decode_tokens_per_s.value], marker=letter
         )
+    plotext.xlim(0, 1.1 * max(point.memory_bytes.high for point in found.points) / units.GIB)
     plotext.ylim(0, 1.1 * max(point.decode_tokens_per_s.high for point in found.points))
     plotext.xlabel("peak memory, GiB")
     plotext.ylabel("decode, tokens/s")

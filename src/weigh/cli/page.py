@@ -1,0 +1,365 @@
+"""Measurements as one HTML page that needs nothing else: no network, no script; everything named is escaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from weigh import units
+from weigh.cli import svg
+from weigh.cli.render import interval
+from weigh.cli.screens.compare import letters
+from weigh.cli.screens.curve import short
+from weigh.cli.screens.quantities import at, in_words, said
+from weigh.cli.svg import Dot, Series, Span, Words
+
+if TYPE_CHECKING:
+    from weigh.advise.compare import Comparison
+    from weigh.store.measurement import Measured, Measurement
+
+MOST_SPANS = 200  # requests on a time line
+MOST_SERIES = 8  # lines of one plot
+LEAST_FOR_PERCENTILES = 20  # samples
+
+_STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --faint: #57606a; --rule: #d0d7de;
+  --c0: #0550ae; --c1: #b35900; --c2: #116329; --c3: #8250df; --c4: #a40e26; --c5: #0b7285; --c6: #6f4e37;
+  --c7: #57606a; --pale: #a5c8f0; }
+@media (prefers-color-scheme: dark) { :root { --paper: #0d1117; --ink: #e6edf3; --faint: #9da7b1;
+  --rule: #3d444d; --c0: #79c0ff; --c1: #ffa657; --c2: #7ee787; --c3: #d2a8ff; --c4: #ff9492; --c5: #76e3ea;
+  --c6: #d6b48c; --c7: #b1bac4; --pale: #2f5580; } }
+body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
+  max-width: 60rem; padding: 1rem 1.5rem 4rem; }
+h1, h2, h3 { line-height: 1.25; } h2 { border-top: 1px solid var(--rule); margin-top: 3rem; padding-top: 1rem; }
+a { color: var(--c0); } .faint { color: var(--faint); }
+.doubt { border-left: 4px solid var(--c4); padding-left: .7rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; padding: .5rem 0; }
+th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
+td.n, th.n { text-align: right; white-space: nowrap; } code { overflow-wrap: anywhere; }
+figure { margin: 1.5rem 0; } figcaption { font-weight: 600; margin-bottom: .3rem; }
+svg { display: block; max-width: 44rem; width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 11px; }
+svg .mid { text-anchor: middle; } svg .end { text-anchor: end; } svg .grid { stroke: var(--rule); }
+svg .line { fill: none; stroke: currentColor; stroke-width: 2; } svg .dot { fill: currentColor; stroke: currentColor; }
+svg .open { fill: var(--paper); stroke-width: 2; } svg .bar, svg .tokens { fill: var(--c0); }
+svg .wait { fill: var(--pale); } svg .failed { fill: none; stroke: var(--c4); stroke-dasharray: 3 2; }
+.c0 { color: var(--c0); } .c1 { color: var(--c1); } .c2 { color: var(--c2); } .c3 { color: var(--c3); }
+.c4 { color: var(--c4); } .c5 { color: var(--c5); } .c6 { color: var(--c6); } .c7 { color: var(--c7); }
+@media print { section { break-inside: avoid-page; } }
+"""
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def page(found: Comparison, made_unix_s: float) -> str:
+    """The whole document; each measurement has a part of its own."""
+    numbers = (f"p{number}" for number in count(1))
+    machines = dict.fromkeys(_machine(one) for one in found.measurements)
+    parts = [
+        "<h1>What was measured</h1>",
+        f'<p class="faint">Written by weigh on {_when(made_unix_s)}, of {_text(", ".join(machines))}. '
+        "Values are medians, each with the interval that holds it in 8 of 10 cases.</p>",
+        _summary(found.measurements),
+        _front(found, numbers),
+        *(_section(one, numbers) for one in found.measurements),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>weigh: what was measured</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(filter(None, parts))
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+# --- all of them -------------------------------------------------------------------------------------
+
+_SHOWN = ("decode_tokens_per_s", "prefill_tokens_per_s", "ttft_s", "peak_memory_bytes")
+
+
+def _summary(found: Sequence[Measurement]) -> str:
+    rows = [
+        (
+            f'<a href="#m{one.id}">{_text(one.name or "unknown model")}</a>',
+            _text(_engine(one)),
+            _text(one.origin.who if one.origin else ""),
+            _when(one.when_unix_s),
+            *(_text(in_words(first.figure)) if (first := one.first(name)) else "" for name in _SHOWN),
+        )
+        for one in found
+    ]
+    heads = ("model", "engine", "from", "when (UTC)", *(said(name) for name in _SHOWN))
+    return _table("Measurements, with the first condition of each", heads, rows, right=4)
+
+
+def _front(found: Comparison, numbers: Iterator[str]) -> str:
+    if len(found.points) < 2:
+        return ""
+    names = dict(zip((one.id for one in found.measurements), letters(len(found.measurements)), strict=True))
+    dots = tuple(
+        Dot(
+            point.memory_bytes.value / units.GIB,
+            point.decode_tokens_per_s.value,
+            point.decode_tokens_per_s.low,
+            point.decode_tokens_per_s.high,
+            names[point.measurement.id],
+            point.on_front,
+        )
+        for point in found.points
+    )
+    counted = "speed, memory and published quality" if found.by_quality else "speed and memory"
+    words = Words(
+        "Decode speed against peak memory",
+        f"Each measurement by its peak memory in GiB and decode speed in tokens/s; filled ones are on the front"
+        f" of {counted}: no other is as good in all and better in one. The table below has the figures.",
+        "peak memory (GiB)",
+        "decode (tokens/s)",
+    )
+    rows = [
+        (
+            names[point.measurement.id],
+            _text(point.measurement.name),
+            _text(interval(point.decode_tokens_per_s)),
+            _text(interval(point.memory_bytes)),
+            _text(f"{point.headline} (published)" if point.headline else ""),
+            "yes" if point.on_front else "",
+        )
+        for point in found.points
+    ]
+    heads = ("", "model", "decode tokens/s", "peak memory", "quality", f"on the front of {counted}")
+    chart = svg.plot(next(numbers), words, [Series("measurements", dots, joined=False)])
+    return f"<h2>Speed against memory</h2>\n{_figure(words, chart)}\n{_table('', heads, rows)}"
+
+
+# --- one of them -------------------------------------------------------------------------------------
+
+
+def _section(one: Measurement, numbers: Iterator[str]) -> str:
+    doubts = "".join(f'<p class="doubt">Not to be trusted: {_text(problem)}.</p>' for problem in one.problems)
+    parts = [
+        f'<section aria-labelledby="m{one.id}">',
+        f'<h2 id="m{one.id}">{_text(one.name or "unknown model")}</h2>',
+        doubts,
+        _facts(one),
+        _quantities(one),
+        _over(one, numbers, "decode_tokens_per_s", "depth_tokens", "Decode speed over depth"),
+        _over(
+            one, numbers, "prefill_tokens_per_s", "prompt_tokens", "Prefill speed over the prompt's length"
+        ),
+        _over(one, numbers, "ttft_s", "prompt_tokens", "Time to first token over the prompt's length"),
+        _over(one, numbers, "ttft_s", "rate_per_s", "Time to first token over the rate of requests"),
+        _over(one, numbers, "itl_s", "rate_per_s", "Gap between tokens over the rate of requests"),
+        _percentiles(one),
+        _memory(one, numbers),
+        *_time_lines(one, numbers),
+        "</section>",
+    ]
+    return "\n".join(filter(None, parts))
+
+
+def _facts(one: Measurement) -> str:
+    origin = one.origin
+    rows = [
+        ("engine", _text(_engine(one))),
+        ("machine", _text(_machine(one))),
+        ("measured", f"{_when(one.when_unix_s)} UTC, {_text(one.kind)}"),
+        ("by", _text(f"{origin.who}, from the file {origin.file}") if origin else ""),
+        ("file", _text(units.gib(one.file_bytes)) if one.file_bytes else ""),
+        (
+            "settings",
+            _text(", ".join(f"{key} {value}" for key, value in one.settings.items() if value is not None)),
+        ),
+        ("command", f"<code>{_text(' '.join(one.command))}</code>" if one.command else ""),
+        ("noise", f"single decode steps vary by {one.noise:.1%}" if one.noise is not None else ""),
+        ("id", f"<code>{_text(one.id)}</code>"),
+    ]
+    cells = "".join(f'<tr><th scope="row">{name}</th><td>{cell}</td></tr>' for name, cell in rows if cell)
+    return f'<div class="wide"><table><tbody>{cells}</tbody></table></div>'
+
+
+def _quantities(one: Measurement) -> str:
+    rows = [
+        (
+            _text(said(measured.name)),
+            _text(at(measured.conditions)),
+            _text(in_words(measured.figure)),
+            f"{len(measured.samples):,}",
+        )
+        for measured in one.measured
+    ]
+    return _table("Quantities", ("", "at", "median (80 % interval)", "samples"), rows, right=2)
+
+
+def _over(one: Measurement, numbers: Iterator[str], name: str, key: str, title: str) -> str:
+    """A line for each set of the other conditions that has two places or more on the axis."""
+    lines: dict[str, list[Dot]] = {}
+    for measured in one.measured:
+        x = measured.conditions.get(key)
+        if measured.name == name and isinstance(x, int | float) and not isinstance(x, bool) and x >= 0:
+            rest = {k: v for k, v in measured.conditions.items() if k != key}
+            figure = measured.figure
+            lines.setdefault(at(rest), []).append(Dot(x, figure.value, figure.low, figure.high))
+    series = [
+        Series(label or "alone", tuple(sorted(dots, key=lambda dot: dot.x)))
+        for label, dots in lines.items()
+        if len({dot.x for dot in dots}) > 1
+    ][:MOST_SERIES]
+    if not series:
+        return ""
+    x_words = {"rate_per_s": "requests/s"}.get(key, key.replace("_tokens", " (tokens)"))
+    y_words = "seconds" if name.endswith("_s") and "per" not in name else "tokens/s"
+    lowest = min(dot.low for s in series for dot in s.dots)
+    highest = max(dot.high for s in series for dot in s.dots)
+    words = Words(
+        title,
+        f"{title}: {len(series)} line{'s' if len(series) > 1 else ''} from {lowest:.4g} to {highest:.4g}"
+        f" {y_words}; bars are 80 % intervals. The table of quantities has the figures.",
+        x_words,
+        y_words,
+    )
+    tokens = key.endswith("_tokens")
+    return _figure(
+        words,
+        svg.plot(next(numbers), words, series, (lambda x: short(round(x))) if tokens else lambda x: f"{x:g}"),
+    )
+
+
+def _percentiles(one: Measurement) -> str:
+    """Of what has samples enough; the intervals are of independent samples."""
+    from weigh.bench.latency import QUANTILES, percentiles
+
+    rows = []
+    for measured in one.measured:
+        if measured.unit == "s" and len(measured.samples) >= LEAST_FOR_PERCENTILES:
+            found = percentiles([(sample,) for sample in measured.samples])
+            cells = [_text(f"{_ms(p.value)} ({_ms(p.low)}–{_ms(p.high)})") for p in found]
+            rows.append((_text(said(measured.name)), _text(at(measured.conditions)), *cells))
+    if not rows:
+        return ""
+    heads = ("", "at", *(f"{quantile:.0%}" for quantile in QUANTILES))
+    return _table("Percentiles, in ms (80 % interval), of requests that were answered", heads, rows, right=4)
+
+
+def _ms(seconds: float) -> str:
+    return "more" if math.isinf(seconds) else f"{seconds * 1000:.4g}"
+
+
+def _memory(one: Measurement, numbers: Iterator[str]) -> str:
+    held = [m for m in one.measured if m.unit == "bytes"]
+    if not held:
+        return ""
+    rows = [
+        (f"{said(m.name)}{_within(m)}"[:60], m.figure.value / units.GIB, units.gib(m.figure.value))
+        for m in held
+    ]
+    listed = "; ".join(f"{label}: {written}" for label, _, written in rows)
+    words = Words("Memory", f"Medians in GiB. {listed}.")
+    return _figure(words, svg.bars(next(numbers), words, rows))
+
+
+def _within(measured: Measured) -> str:
+    where = at(measured.conditions)
+    return f", {where}" if where else ""
+
+
+# --- time lines --------------------------------------------------------------------------------------
+
+
+def _time_lines(one: Measurement, numbers: Iterator[str]) -> Iterator[str]:
+    """Of loads: every level's requests. Raw events may be anyone's, so what is odd is left out."""
+    for title, listed in _requests(one.raw):
+        spans = [span for span in map(_span, listed) if span]
+        if not spans:
+            continue
+        began_s = min(span.start_s for span in spans)
+        shown = sorted(spans, key=lambda span: span.start_s)[:MOST_SPANS]
+        moved = [
+            Span(
+                span.start_s - began_s,
+                None if span.first_s is None else span.first_s - began_s,
+                span.end_s - began_s,
+                span.failed,
+            )
+            for span in shown
+        ]
+        failed = sum(span.failed for span in moved)
+        cut = f", the first {MOST_SPANS} of {len(spans):,}" if len(spans) > MOST_SPANS else ""
+        words = Words(
+            f"Requests over time{title}",
+            f"{len(moved)} requests{cut}, each a row from being sent to its end over"
+            f" {max(span.end_s for span in moved):.4g} seconds; pale until the first token, dark after it;"
+            f" {failed} failed.",
+            "seconds",
+        )
+        yield _figure(words, svg.time_line(next(numbers), words, moved))
+
+
+def _requests(raw: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    levels = raw.get("levels")
+    if isinstance(levels, list):
+        for level in levels:
+            if isinstance(level, dict) and isinstance(level.get("requests"), list):
+                yield f": {level.get('name')}", level["requests"]
+    elif isinstance(raw.get("requests"), list):
+        yield "", raw["requests"]
+
+
+def _span(request: Any) -> Span | None:
+    if not isinstance(request, dict):
+        return None
+    start_s = _number(request.get("sent_s", request.get("sent_unix_s")))
+    end_s = _number(request.get("ended_s", request.get("ended_unix_s")))
+    pieces = request.get("piece_times_s")
+    first_s = _number(pieces[0] if isinstance(pieces, list) and pieces else request.get("first_token_unix_s"))
+    if start_s is None or end_s is None or end_s < start_s:
+        return None
+    if first_s is not None and not start_s <= first_s <= end_s:
+        first_s = None
+    return Span(start_s, first_s, end_s, failed=request.get("failure") not in (None, "", "none", "None"))
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+# --- pieces ------------------------------------------------------------------------------------------
+
+
+def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], right: int = 0) -> str:
+    """Cells are HTML already; the last `right` columns are numbers."""
+    kinds = [' class="n"' if place >= len(heads) - right else "" for place in range(len(heads))]
+    head = "".join(
+        f'<th scope="col"{kind}>{_text(name)}</th>' for name, kind in zip(heads, kinds, strict=True)
+    )
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
+        for row in rows
+    )
+    said_above = f"<caption>{_text(caption)}</caption>" if caption else ""
+    return f'<div class="wide"><table>{said_above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _figure(words: Words, chart: str) -> str:
+    return f"<figure><figcaption>{_text(words.title)}</figcaption>{chart}</figure>"
+
+
+def _text(words: str) -> str:
+    return escape(words, quote=True)
+
+
+def _engine(one: Measurement) -> str:
+    return f"{one.engine} {one.engine_version}".strip() or "unknown engine"
+
+
+def _machine(one: Measurement) -> str:
+    return one.cpu + "".join(f" + {gpu}" for gpu in one.gpus) or "an unknown machine"
+
+
+def _when(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,75 @@
+"""`weigh report`: measurements as one page to keep or to send."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+MOST_REPORTED = 200
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("asked", nargs=-1, metavar="[A B...]")
+@click.option("--all-origins", is_flag=True, help="Imported ones too.")
+def report(file: str, asked: tuple[str, ...], all_origins: bool) -> int:
+    """Write FILE.html: one page of tables and plots that needs no network and no script.
+
+    Of A, B and more, as for `weigh compare`; of all that was measured on or from this machine when none is named.
+    Exit code 1 when there is nothing to report.
+    """
+    from weigh.advise.compare import compare, picked
+    from weigh.cli.page import page
+    from weigh.cli.render import Bold, show
+    from weigh.errors import BadInput
+    from weigh.machine import probe
+    from weigh.store import Store
+    from weigh.store.measurement import measurements
+
+    path = Path(file)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise BadInput(f"{path}: reports are pages", hint="end the name in .html")
+    store = Store()
+    if asked:
+        found = list({one.id: one for one in (picked(store, name) for name in asked)}.values())
+    else:
+        here = probe().fingerprint
+        every = measurements(store, imported=all_origins)
+        found = [one for one in every if one.origin or one.fingerprint in ("", here)][:MOST_REPORTED]
+    if not found:
+        show("nothing was measured yet; `weigh bench MODEL` does it")
+        return 1
+    _write(path, page(compare(found), time.time()))
+    show(Bold(f"{len(found)} measurement{'s' if len(found) > 1 else ''}"), f" written to {path}")
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    """All or nothing, so that a full disk leaves an older page as it was."""
+    from weigh.errors import BadInput
+
+    made: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.absolute().parent, prefix=".weigh-", delete=False
+        ) as file:
+            made = Path(file.name)
+            file.write(text)
+        made.chmod(0o666 & ~_umask())
+        made.replace(path)
+    except (OSError, ValueError) as error:
+        if made is not None:
+            with contextlib.suppress(OSError):
+                made.unlink()
+        raise BadInput(f"{path}: cannot be written ({error})") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
