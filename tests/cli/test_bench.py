@@ -165,3 +165,14 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(
     assert words in err
     assert len(err.splitlines()) == 1
     assert measurements(store) == []
+
+
+def test_a_load_has_options_of_its_own(capsys: pytest.CaptureFixture[str], store: Store, file: str) -> None:
+    code, out, err = ask(capsys, "bench", file, "--load", "--prompt", "5")
+    assert (code, out) == (2, "")
+    assert "--prompt is not of a load" in err
+    load = ("--load", "--clients", "1", "--duration", "1s", "--prompt-tokens", "16", "--output-tokens", "4")
+    code, out, err = ask(capsys, "bench", file, *load, "--context", "512", "--threads", "1", "--json")
+    assert code == 0, err
+    (kept,) = measurements(store)
+    assert kept.kind == "load"

@@ -10,11 +10,13 @@ import click
 
 from weigh.cli import options
 from weigh.cli.durations import Percent, Seconds
+from weigh.cli.load import load_options, run_load
 from weigh.errors import BadInput
 
 if TYPE_CHECKING:
     from weigh.bench.benchmark import Benchmark
     from weigh.bench.here import Here
+    from weigh.bench.load import Asked as Load
     from weigh.bench.measure import Asked
     from weigh.engines.engine import Settings
     from weigh.model.ggml_types import GgmlType
@@ -109,7 +111,10 @@ key_env = click.option(
 )
 @options.no_calibrate
 @options.as_json
+@load_options
+@click.pass_context
 def bench(
+    ctx: click.Context,
     model: str,
     engine: str | None,
     name: str | None,
@@ -128,13 +133,38 @@ def bench(
     memory_limit: int | None,
     no_calibrate: bool,
     as_json: bool,
+    load: Load | None,
 ) -> int:
     """Measure MODEL's own file on a real engine, or what a server at URL has: loading, prefill, decode, latency,
     memory, energy.
 
+    With --load requests arrive as they would in service, and percentiles, failures and goodput are measured.
+
     Turns go on until each speed is known to --precision, or --max-time is over. Every sample goes into the store
     before anything is shown; the estimate made before stands beside it. Ctrl-C keeps what was measured.
     """
+    turns = load is None
+    settings, _ = options.settings_and_workload(
+        context=context,
+        prompt=max(prompt) if turns else 1,
+        output=output if turns else 1,
+        depth=max(depth) if turns else 0,
+        parallel=1,
+        kv_type=kv_type,
+        threads=threads,
+    )
+    if load is not None:
+        _only_a_loads(ctx)
+        return run_load(
+            model,
+            load,
+            engine=engine,
+            settings=replace(settings, parallel=max(parallel)),
+            timeout_s=timeout,
+            served_name=name,
+            key_variable=key_env,
+            as_json=as_json,
+        )
     from weigh.bench.measure import Asked
 
     asked = Asked(
@@ -145,15 +175,6 @@ def bench(
         precision=precision,
         most_s=max_time,
         starts=starts,
-    )
-    settings, _ = options.settings_and_workload(
-        context=context,
-        prompt=max(prompt),
-        output=output,
-        depth=max(depth),
-        parallel=1,
-        kv_type=kv_type,
-        threads=threads,
     )
     found = run_bench(
         model,
@@ -168,6 +189,18 @@ def bench(
     )
     show(found, as_json=as_json)
     return 0
+
+
+_OF_TURNS = ("prompt", "output", "depth", "precision", "max_time", "starts", "memory_limit")
+
+
+def _only_a_loads(ctx: click.Context) -> None:
+    """Raises UsageError for an option that a load has no use for."""
+    given = [
+        word for word in _OF_TURNS if ctx.get_parameter_source(word) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"--{given[0].replace('_', '-')} is not of a load; leave it out, or --load")
 
 
 def run_bench(
