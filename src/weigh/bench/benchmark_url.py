@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from weigh.bench.alone import alone
 from weigh.bench.benchmark import Benchmark, Beside, ending, notes
+from weigh.bench.bill import bill
 from weigh.bench.figures import noise, quantities, settled
 from weigh.bench.here import scratch_folder
 from weigh.bench.measure import Asked, Seen, Source, measure, raw
@@ -63,7 +64,8 @@ def benchmark_url(
     )
     kept = save(Store(), measurement)
     rows = tuple(Beside(one, None) for one in found)
-    told = (*notes(seen, found, asked), *_counting(seen))
+    billed = bill(served)
+    told = (*notes(seen, found, asked), *_counting(seen), *((billed.words,) if billed else ()))
     return Benchmark(kept, measurement, rows, told, seen.ended)
 
 

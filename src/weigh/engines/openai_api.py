@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import count
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -76,6 +77,15 @@ class Listed:
     context_tokens: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Tokens of all answers so far; output with reasoning that was not shown."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+
+
 class OpenAiModel:
     """See `weigh.engines.served.ServedModel`. Requests may be sent from several threads at once."""
 
@@ -114,6 +124,8 @@ class OpenAiModel:
         self._ways = tuple(way for way in WAYS if chat is None or way.chat == chat)
         self._way: Way | None = None
         self._salts = count()
+        self.spent = Spent()
+        self._spending = Lock()
         self._tokens_per_word: float | None = None
         self._listener = Listener(self._api.port) if self._api.is_local else None
 
@@ -173,9 +185,7 @@ class OpenAiModel:
         """Token ids where they can be had and are taken, else text."""
         chat = self._way.chat if self._way else all(way.chat for way in self._ways)
         ids = self._ids(words(tokens, seed))
-        while ids is not None and len(ids) < tokens:  # words of no whole token each cannot be
-            ids = self._ids(words(2 * tokens, seed)) if ids else None
-        if ids is None:
+        if ids is None or len(ids) < tokens:  # fewer tokens than words: that is no tokenizer of English
             return words(max(1, round(tokens / (self._tokens_per_word or 1.0))), seed)
         if not chat:
             return ids[:tokens]
@@ -310,6 +320,7 @@ class OpenAiModel:
             prefilled, cached = (0 if isinstance(prompt, str) else len(prompt)), 0
         if isinstance(prompt, str) and prefilled + cached:
             self._tokens_per_word = (prefilled + cached) / max(1, prompt.count(" ") + 1)
+        self._spend(Spent(prefilled, cached, len(times_s) + arrivals.hidden_tokens))
         return Answer(
             prompt_tokens=prefilled,
             cached_tokens=cached,
@@ -326,6 +337,15 @@ class OpenAiModel:
             own_clock=own is not None,
             hidden_tokens=arrivals.hidden_tokens,
         )
+
+    def _spend(self, more: Spent) -> None:
+        with self._spending:
+            before = self.spent
+            self.spent = Spent(
+                before.prompt_tokens + more.prompt_tokens,
+                before.cached_tokens + more.cached_tokens,
+                before.output_tokens + more.output_tokens,
+            )
 
     def close(self) -> None:
         """Nothing is held between requests."""
