@@ -203,9 +203,21 @@ def names_of(pid: int) -> tuple[str, ...]:
 def _names(own: str, words: list[str]) -> tuple[str, ...]:
     names = [own, PurePath(words[0]).name]
     if names[1].startswith(_INTERPRETERS):
-        rest = [word for word in words[1:3] if word != "-m"]
-        names += [PurePath(word).name for word in rest[:1] if not word.startswith("-")]
+        names.append(_script(words[1:]))
     return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _script(words: list[str]) -> str:
+    """The first word that is no option of the interpreter's; a module's name follows `-m`. "" for none."""
+    rest = iter(words)
+    for word in rest:
+        if word == "-c":
+            return ""
+        if word == "-m" or not word.startswith("-"):
+            return PurePath(next(rest, "") if word == "-m" else word).name
+        if word in ("-W", "-X"):
+            next(rest, None)
+    return ""
 
 
 def _names_elsewhere(pid: int) -> tuple[str, ...]:
