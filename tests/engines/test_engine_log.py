@@ -59,3 +59,19 @@ def test_only_errors_count_as_running_out_of_memory() -> None:
     refused = "0.00.1.1 E alloc_tensor_range: failed to allocate CPU buffer of size 4294967296"
     assert not engine_log.ran_out_of_memory(["0.00.001.001 I reserve: can allocate later"])
     assert engine_log.ran_out_of_memory([refused])
+
+
+def test_what_vllm_only_warns_of_is_not_the_cause() -> None:
+    """Lines of vLLM 0.32.0 whose worker was killed; its warm-up had failed for want of a tokenizer, harmlessly."""
+    log = [
+        "(APIServer pid=7) WARNING 11-25 19:27:56 [base.py:380] ValueError: Tokenizer not available",
+        "(EngineCore pid=8) ERROR 11-25 19:32:55 [core.py:1512] RuntimeError: cancelled",
+        "RuntimeError: cancelled",
+    ]
+    said = "Worker proc VllmWorker-0 died unexpectedly (exit code: -9)"
+    died = (
+        f"(EngineCore pid=8) ERROR 11-25 19:32:55 [multiproc_executor.py:316] {said}, shutting down executor."
+    )
+    assert engine_log.reason(log[:1]) is None
+    assert engine_log.reason(log) == "RuntimeError: cancelled"
+    assert engine_log.reason([*log, died]) == said

