@@ -6,14 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
-from itertools import count
+from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any
 
 from weigh import units
 from weigh.cli import svg
 from weigh.cli.render import interval
 from weigh.cli.screens.compare import letters
-from weigh.cli.screens.curve import short
+from weigh.cli.screens.curve import depths, short
 from weigh.cli.screens.quantities import at, in_words, said
 from weigh.cli.svg import Dot, Series, Span, Words
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from weigh.store.measurement import Measured, Measurement
 
 MOST_SPANS = 200  # requests on a time line
+MOST_DOTS = 600  # gaps of a benchmark
 MOST_SERIES = 8  # lines of one plot
 LEAST_FOR_PERCENTILES = 20  # samples
 
@@ -33,10 +34,11 @@ _STYLE = """
   --rule: #3d444d; --c0: #79c0ff; --c1: #ffa657; --c2: #7ee787; --c3: #d2a8ff; --c4: #ff9492; --c5: #76e3ea;
   --c6: #d6b48c; --c7: #b1bac4; --pale: #2f5580; } }
 body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
-  max-width: 60rem; padding: 1rem 1.5rem 4rem; }
+  max-width: 70rem; padding: 1rem 1.5rem 4rem; }
 h1, h2, h3 { line-height: 1.25; } h2 { border-top: 1px solid var(--rule); margin-top: 3rem; padding-top: 1rem; }
 a { color: var(--c0); } .faint { color: var(--faint); }
 .doubt { border-left: 4px solid var(--c4); padding-left: .7rem; }
+.whole { white-space: nowrap; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .5rem 0; }
 th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
@@ -87,7 +89,7 @@ def _summary(found: Sequence[Measurement]) -> str:
             f'<a href="#m{one.id}">{_text(one.name or "unknown model")}</a>',
             _text(_engine(one)),
             _text(one.origin.who if one.origin else ""),
-            _when(one.when_unix_s),
+            f'<span class="whole">{_when(one.when_unix_s)}</span>',
             *(_text(in_words(first.figure)) if (first := one.first(name)) else "" for name in _SHOWN),
         )
         for one in found
@@ -155,6 +157,7 @@ def _section(one: Measurement, numbers: Iterator[str]) -> str:
         _over(one, numbers, "itl_s", "rate_per_s", "Gap between tokens over the rate of requests"),
         _percentiles(one),
         _memory(one, numbers),
+        _gaps(one, numbers),
         *_time_lines(one, numbers),
         "</section>",
     ]
@@ -171,7 +174,9 @@ def _facts(one: Measurement) -> str:
         ("file", _text(units.gib(one.file_bytes)) if one.file_bytes else ""),
         (
             "settings",
-            _text(", ".join(f"{key} {value}" for key, value in one.settings.items() if value is not None)),
+            _text(
+                ", ".join(f"{key} {value}" for key, value in one.settings.items() if value not in (None, ""))
+            ),
         ),
         ("command", f"<code>{_text(' '.join(one.command))}</code>" if one.command else ""),
         ("noise", f"single decode steps vary by {one.noise:.1%}" if one.noise is not None else ""),
@@ -221,11 +226,11 @@ def _over(one: Measurement, numbers: Iterator[str], name: str, key: str, title: 
         x_words,
         y_words,
     )
-    tokens = key.endswith("_tokens")
-    return _figure(
-        words,
-        svg.plot(next(numbers), words, series, (lambda x: short(round(x))) if tokens else lambda x: f"{x:g}"),
-    )
+    ticks = None
+    if key.endswith("_tokens"):
+        longest = max(dot.x for s in series for dot in s.dots)
+        ticks = [(float(tokens), short(tokens)) for tokens in depths(math.ceil(longest))]
+    return _figure(words, svg.plot(next(numbers), words, series, ticks))
 
 
 def _percentiles(one: Measurement) -> str:
@@ -296,6 +301,35 @@ def _time_lines(one: Measurement, numbers: Iterator[str]) -> Iterator[str]:
             "seconds",
         )
         yield _figure(words, svg.time_line(next(numbers), words, moved))
+
+
+def _gaps(one: Measurement, numbers: Iterator[str]) -> str:
+    """Of a benchmark's decodes, as they came."""
+    turns = one.raw.get("turns")
+    dots: list[Dot] = []
+    for turn in turns if isinstance(turns, list) else []:
+        began_s = _number(turn.get("began_s")) if isinstance(turn, dict) else None
+        requests = turn.get("requests") if isinstance(turn, dict) else None
+        if began_s is None or not isinstance(requests, list):
+            continue
+        for request in requests:
+            listed = request.get("token_times_s") if isinstance(request, dict) else None
+            times_s = [_number(at_s) for at_s in listed] if isinstance(listed, list) else []
+            for before_s, at_s in pairwise(times_s):
+                if before_s is not None and at_s is not None and 0 <= before_s <= at_s and began_s >= 0:
+                    gap_ms = (at_s - before_s) * 1000
+                    dots.append(Dot(began_s + at_s, gap_ms, gap_ms, gap_ms))
+    if len(dots) < 2:
+        return ""
+    shown = dots[:: math.ceil(len(dots) / MOST_DOTS)]
+    words = Words(
+        "Gaps between tokens over time",
+        f"{len(shown)} of {len(dots):,} gaps in milliseconds over the {max(dot.x for dot in dots):.4g} seconds of"
+        f" the benchmark; the longest shown is {max(dot.y for dot in shown):.4g} ms.",
+        "seconds",
+        "ms",
+    )
+    return _figure(words, svg.plot(next(numbers), words, [Series("gaps", tuple(shown), joined=False)]))
 
 
 def _requests(raw: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from weigh.cli import options
+
 MOST_REPORTED = 200
 
 
@@ -17,7 +19,8 @@ MOST_REPORTED = 200
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.argument("asked", nargs=-1, metavar="[A B...]")
 @click.option("--all-origins", is_flag=True, help="Imported ones too.")
-def report(file: str, asked: tuple[str, ...], all_origins: bool) -> int:
+@options.as_json
+def report(file: str, asked: tuple[str, ...], all_origins: bool, as_json: bool) -> int:
     """Write FILE.html: one page of tables and plots that needs no network and no script.
 
     Of A, B and more, as for `weigh compare`; of all that was measured on or from this machine when none is named.
@@ -25,7 +28,7 @@ def report(file: str, asked: tuple[str, ...], all_origins: bool) -> int:
     """
     from weigh.advise.compare import compare, picked
     from weigh.cli.page import page
-    from weigh.cli.render import Bold, show
+    from weigh.cli.render import Bold, print_json, show
     from weigh.errors import BadInput
     from weigh.machine import probe
     from weigh.store import Store
@@ -41,12 +44,15 @@ def report(file: str, asked: tuple[str, ...], all_origins: bool) -> int:
         here = probe().fingerprint
         every = measurements(store, imported=all_origins)
         found = [one for one in every if one.origin or one.fingerprint in ("", here)][:MOST_REPORTED]
-    if not found:
+    if found:
+        _write(path, page(compare(found), time.time()))
+    if as_json:
+        print_json({"file": str(path) if found else None, "measurements": [one.id for one in found]})
+    elif not found:
         show("nothing was measured yet; `weigh bench MODEL` does it")
-        return 1
-    _write(path, page(compare(found), time.time()))
-    show(Bold(f"{len(found)} measurement{'s' if len(found) > 1 else ''}"), f" written to {path}")
-    return 0
+    else:
+        show(Bold(f"{len(found)} measurement{'s' if len(found) > 1 else ''}"), f" written to {path}")
+    return 0 if found else 1
 
 
 def _write(path: Path, text: str) -> None:

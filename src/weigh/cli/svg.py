@@ -5,7 +5,7 @@ Every chart has a title and a description for those who do not see it, and its f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -15,6 +15,7 @@ _WIDTH, _HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 12, 44
 _ROW, _MOST_COLORS = 22, 8
 _DASHES = ("", "6 3", "2 3", "8 3 2 3")  # told apart without colour
+_MANY = 100  # dots, above which they are small
 _LETTER = 6.2  # width of one at the charts' size, about
 
 
@@ -58,13 +59,13 @@ class Words:
 
 
 def plot(
-    number: str, words: Words, series: Sequence[Series], said: Callable[[float], str] = lambda x: f"{x:,.6g}"
+    number: str, words: Words, series: Sequence[Series], ticks: Sequence[tuple[float, str]] | None = None
 ) -> str:
-    """Lines or points over axes from nought; `said` writes the ticks of x."""
+    """Lines or points over axes from nought; `ticks` of x with what is written, where even ones do not do."""
     dots = [dot for one in series for dot in one.dots]
     x_top, y_top = max(dot.x for dot in dots) or 1.0, max(dot.high for dot in dots) or 1.0
     place = _Place(x_top * 1.04, y_top * 1.08)
-    parts = [*_axes(place, words, said)]
+    parts = _axes(place, words, ticks or [(x, f"{x:,.6g}") for x in even(place.x_top, most=7)])
     for number_of, one in enumerate(series):
         color, dash = f"c{number_of % _MOST_COLORS}", _DASHES[number_of // 2 % len(_DASHES)]
         if one.joined and len(one.dots) > 1:
@@ -72,12 +73,14 @@ def plot(
             parts.append(f'<polyline class="line {color}" stroke-dasharray="{dash}" points="{line}"/>')
         for dot in one.dots:
             x, y = place.x(dot.x), place.y(dot.y)
-            parts.append(
-                f'<line class="line {color}" x1="{x:.1f}" x2="{x:.1f}"'
-                f' y1="{place.y(dot.low):.1f}" y2="{place.y(dot.high):.1f}"/>'
-            )
+            if dot.low < dot.high:
+                parts.append(
+                    f'<line class="line {color}" x1="{x:.1f}" x2="{x:.1f}"'
+                    f' y1="{place.y(dot.low):.1f}" y2="{place.y(dot.high):.1f}"/>'
+                )
             fill = "dot" if dot.filled else "dot open"
-            parts.append(f'<circle class="{fill} {color}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+            radius = 4 if len(dots) <= _MANY else 1.5
+            parts.append(f'<circle class="{fill} {color}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>')
             if dot.name:
                 parts.append(f'<text x="{x + 8:.1f}" y="{y - 6:.1f}">{escape(dot.name)}</text>')
     height: float = _HEIGHT
@@ -143,7 +146,7 @@ class _Place:
         return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * value / self.y_top
 
 
-def _axes(place: _Place, words: Words, said: Callable[[float], str]) -> list[str]:
+def _axes(place: _Place, words: Words, ticks: Sequence[tuple[float, str]]) -> list[str]:
     parts = []
     for tick in even(place.y_top, most=6):
         y = place.y(tick)
@@ -151,11 +154,9 @@ def _axes(place: _Place, words: Words, said: Callable[[float], str]) -> list[str
             f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text class="end" x="{_LEFT - 6}" y="{y + 4:.1f}">{tick:,.6g}</text>'
         )
-    for tick in even(place.x_top, most=7):
+    for tick, said in ticks:
         x = place.x(tick)
-        parts.append(
-            f'<text class="mid" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}">{escape(said(tick))}</text>'
-        )
+        parts.append(f'<text class="mid" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}">{escape(said)}</text>')
     middle = (_HEIGHT - _BOTTOM) / 2
     parts.append(f'<text class="mid" x="{_WIDTH / 2}" y="{_HEIGHT - 8}">{escape(words.x)}</text>')
     parts.append(
