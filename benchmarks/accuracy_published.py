@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 from device_rates_fit import DATA, PREDICTIONS, read_runs
 from peers import VENVS
 
-from weigh.machine.devices import GpuSheet, HostSheet, gpu_sheets, host_sheets
+from weigh.machine.device_sheets import GpuSheet, HostSheet, gpu_sheets, host_sheets
 from weigh.model.catalog import catalog
 from weigh.model.quantization import file_bytes, quantize
 from weigh.units import GB, GIB

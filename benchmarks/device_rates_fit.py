@@ -49,7 +49,7 @@ from weigh.estimate.device_terms import (
 )
 from weigh.estimate.device_work import whole
 from weigh.machine.device_names import Ram
-from weigh.machine.devices import gpu_sheets, host_sheets
+from weigh.machine.device_sheets import gpu_sheets, host_sheets
 from weigh.machine.target import Backend
 from weigh.model.catalog import catalog
 from weigh.model.quantization import quantize

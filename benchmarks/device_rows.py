@@ -15,7 +15,8 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from weigh.errors import BadInput
-from weigh.machine.devices import GpuSheet, HostSheet, backend_of, gpu_sheets, host_sheets, shown_bytes
+from weigh.machine.device_sheets import GpuSheet, HostSheet, gpu_sheets, host_sheets
+from weigh.machine.devices import backend_of, shown_bytes
 from weigh.machine.target import Backend
 from weigh.model.catalog import catalog
 from weigh.model.quantization import file_bytes, quantize

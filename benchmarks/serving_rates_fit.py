@@ -27,7 +27,7 @@ from weigh.engines.engine import Settings
 from weigh.estimate.device_terms import Peaks, cache_bytes_read
 from weigh.estimate.device_work import whole
 from weigh.estimate.serving_speed import Server, prompt_terms, run_seconds_terms
-from weigh.machine.devices import GpuSheet, gpu_sheets
+from weigh.machine.device_sheets import GpuSheet, gpu_sheets
 from weigh.model.catalog import catalog
 from weigh.model.quantization import quantize
 from weigh.model.spec import ModelSpec

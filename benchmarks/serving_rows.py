@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from weigh.errors import BadInput
-from weigh.machine.devices import gpu_sheets
+from weigh.machine.device_sheets import gpu_sheets
 from weigh.model.catalog import catalog
 
 FOLDER = Path(__file__).with_name("data")

@@ -23,8 +23,9 @@ from weigh.estimate.speed import Workload, speed
 from weigh.estimate.work import work
 from weigh.figure import Basis
 from weigh.machine import probe
-from weigh.machine.devices import target_custom, target_here, target_named
+from weigh.machine.devices import target_custom, target_named
 from weigh.machine.target import Target
+from weigh.machine.target_here import target_here
 from weigh.model.catalog import catalog
 from weigh.model.ggml_types import GgmlType
 from weigh.model.quantization import file_bytes, quantize

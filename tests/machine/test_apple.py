@@ -6,9 +6,10 @@ import pytest
 
 from tests.machine.conftest import Recorded
 from weigh.machine.apple import read_cpu_apple, read_gpus_apple, read_memory_apple
-from weigh.machine.devices import gpu_sheet_of, host_sheet_of, shared_share
+from weigh.machine.devices import shared_share
 from weigh.machine.gpus import read_gpus
 from weigh.machine.machine import Memory
+from weigh.machine.target_here import gpu_sheet_of, host_sheet_of
 from weigh.units import GIB, MIB
 
 RAM = Memory(32 * GIB, 20 * GIB, 0, 0, 0)

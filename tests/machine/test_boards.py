@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tests.machine.conftest import Recorded, Tree
 from weigh.machine.boards import board_notes, read_board
-from weigh.machine.devices import gpu_sheet_of
 from weigh.machine.gpus import read_gpus
 from weigh.machine.memory import read_memory
+from weigh.machine.target_here import gpu_sheet_of
 from weigh.units import KIB
 
 

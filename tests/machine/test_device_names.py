@@ -19,7 +19,7 @@ from weigh.machine.device_names import (
     unsaid,
     words,
 )
-from weigh.machine.devices import gpu_sheets, host_sheets
+from weigh.machine.device_sheets import gpu_sheets, host_sheets
 from weigh.units import GIB
 
 

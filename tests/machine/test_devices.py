@@ -8,18 +8,11 @@ import pytest
 
 from weigh.errors import BadInput, UnknownName
 from weigh.machine import probe
-from weigh.machine.devices import (
-    gpu_sheet_of,
-    gpu_sheets,
-    host_sheet_of,
-    host_sheets,
-    known_names,
-    target_custom,
-    target_here,
-    target_named,
-)
+from weigh.machine.device_sheets import gpu_sheets, host_sheets, known_names
+from weigh.machine.devices import target_custom, target_named
 from weigh.machine.machine import Cpu, Disk, Gpu, Machine, Memory
 from weigh.machine.target import Backend
+from weigh.machine.target_here import gpu_sheet_of, host_sheet_of, target_here
 from weigh.units import GIB, MIB
 
 

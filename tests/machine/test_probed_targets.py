@@ -9,10 +9,11 @@ import pytest
 from tests.machine.conftest import Recorded, Recording, Tree
 from tests.machine.nvml import Card, Nvml
 from weigh.machine.apple import read_cpu_apple, read_gpus_apple
-from weigh.machine.devices import target_here, target_named
+from weigh.machine.devices import target_named
 from weigh.machine.gpus import read_gpus
 from weigh.machine.machine import Cpu, Disk, Gpu, Machine, Memory
 from weigh.machine.target import Backend, Target
+from weigh.machine.target_here import target_here
 from weigh.units import GIB, MIB
 
 CPU = Cpu("some processor", "x86_64", 16, 8, 16.0, (), None, 1, False)

@@ -15,7 +15,8 @@ from weigh.engines.engine import Settings
 from weigh.estimate.setup import SetupEstimate, weigh
 from weigh.estimate.site import Site
 from weigh.estimate.speed import Workload
-from weigh.machine.devices import gpu_sheets, host_sheets, target_named
+from weigh.machine.device_sheets import gpu_sheets, host_sheets
+from weigh.machine.devices import target_named
 from weigh.machine.target import Target
 from weigh.model.spec import ModelSpec
 

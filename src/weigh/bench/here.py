@@ -10,7 +10,7 @@ from weigh.engines import default_engine, engine_named
 from weigh.errors import EngineMissing
 from weigh.estimate.site import Site
 from weigh.machine import Machine, models_folder, probe
-from weigh.machine.devices import target_here
+from weigh.machine.target_here import target_here
 from weigh.store import Store
 from weigh.store.ledger import learned
 

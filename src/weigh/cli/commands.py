@@ -486,7 +486,7 @@ def table(
 @options.as_json
 def devices(name: str | None, as_json: bool) -> int:
     """The devices weigh knows by name, or those whose name holds NAME."""
-    from weigh.machine.devices import known_devices
+    from weigh.machine.device_sheets import known_devices
 
     found = known_devices(name or "")
     _answer(as_json, lambda d: d.devices_document(found), lambda s: s.show_devices(found, name or ""))

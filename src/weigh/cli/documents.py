@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from weigh.estimate.speculative import SpeculativeEstimate
     from weigh.estimate.speed import SpeedEstimate
     from weigh.machine import Bandwidth, Machine
-    from weigh.machine.devices import GpuSheet, HostSheet
+    from weigh.machine.device_sheets import GpuSheet, HostSheet
     from weigh.machine.doctor import Finding
     from weigh.machine.target import Device, Target
     from weigh.model.spec import ModelSpec

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from weigh.estimate.device_terms import DP4A_CAPABILITY, Peaks, Run, Term, bits_of, distance
 from weigh.estimate.device_work import Part
-from weigh.machine.devices import gpu_sheets
+from weigh.machine.device_sheets import gpu_sheets
 from weigh.machine.target import Backend, Device
 
 VECTOR_ATTENTION = frozenset({Backend.ROCM, Backend.VULKAN, Backend.SYCL})  # no matrix units in attention

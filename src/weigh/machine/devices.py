@@ -14,12 +14,9 @@ RAM is the size in GiB less a 64th, which Linux keeps for its records of pages (
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from weigh.errors import BadInput, UnknownName
@@ -27,18 +24,21 @@ from weigh.machine.device_names import (
     Index,
     Ram,
     Said,
-    Spelling,
     close_names,
     parts,
     short_name,
-    spellings,
     words,
 )
-from weigh.machine.machine import Cpu, Gpu, Machine
+from weigh.machine.device_sheets import (
+    GpuSheet,
+    HostSheet,
+    gpu_index,
+    host_index,
+    host_sheets,
+    known_spellings,
+)
 from weigh.machine.target import Backend, Device, Target
 from weigh.units import GB, GIB, MIB
-
-DATA = Path(__file__).parents[1] / "data"
 
 APPLE_SMALL_GB = 32
 PCIE_LANE_BYTES_PER_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9}
@@ -53,175 +53,6 @@ MOST_DEVICES = 128
 MOST_CHANNELS = 128
 MOST_MEMORY_BYTES = 10**16
 MOST_LETTERS = 256  # of all that is said of one machine
-
-
-@dataclass(frozen=True, slots=True)
-class GpuSheet:
-    """A row of data/devices.csv. Sizes are GB as printed on the box, several where it is sold with several."""
-
-    name: str
-    vendor: str
-    kind: str
-    generation: str
-    sizes_gb: tuple[float, ...]
-    driver_bytes: int | None
-    memory_type: str
-    bandwidth_bytes_per_s: float
-    fp32_flops_per_s: float | None
-    fp16_flops_per_s: float | None
-    compute_capability: str
-    tdp_watts: float | None
-    bus: str
-    host: str
-    commonest: bool
-    also: tuple[str, ...]
-    source: str
-    release: str = ""
-
-    @property
-    def usual_bandwidth_bytes_per_s(self) -> float:
-        return self.bandwidth_bytes_per_s
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return (self.name, *self.also)
-
-    @property
-    def unified(self) -> bool:
-        return self.kind != "gpu"
-
-    @property
-    def datacentre(self) -> bool:
-        return bool(re.search(r"NVIDIA (Tesla |[ABHL]\d|G[BH]200)|Instinct|Data Center", self.name))
-
-
-@dataclass(frozen=True, slots=True)
-class HostSheet:
-    """A row of data/hosts.csv: a processor, and the memory usual with it.
-
-    Attributes:
-        cores: those that compute alike; efficiency cores beside performance cores are not counted.
-        fp32_flops_per_clock: of one core.
-        kind: desktop, laptop, server, workstation, board, soc or phone; `assumed` for a made-up one.
-    """
-
-    name: str
-    kind: str
-    vendor: str
-    generation: str
-    cores: int
-    clock_hz: float
-    fp32_flops_per_clock: float
-    features: tuple[str, ...]
-    channels: int
-    channel_bits: int
-    mt_per_s: int
-    memory_type: str
-    sizes_gb: tuple[float, ...]
-    also: tuple[str, ...]
-    source: str
-    release: str = ""
-    tdp_watts: float | None = None
-
-    @property
-    def usual_bandwidth_bytes_per_s(self) -> float:
-        """With the memory that is usual with it."""
-        return self.bandwidth_bytes_per_s(Ram())
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return (self.name, *self.also)
-
-    @property
-    def fp32_flops_per_s(self) -> float:
-        return self.cores * self.clock_hz * self.fp32_flops_per_clock
-
-    def bandwidth_bytes_per_s(self, ram: Ram) -> float:
-        """Channels x bytes of a channel x transfers per second, as fitted or as said."""
-        channels = ram.channels or self.channels
-        return channels * self.channel_bits / 8 * (ram.mt_per_s or self.mt_per_s) * 1e6
-
-
-@cache
-def gpu_sheets() -> tuple[GpuSheet, ...]:
-    with (DATA / "devices.csv").open(encoding="utf-8", newline="") as file:
-        return tuple(_gpu_sheet(row) for row in csv.DictReader(file))
-
-
-@cache
-def host_sheets() -> tuple[HostSheet, ...]:
-    with (DATA / "hosts.csv").open(encoding="utf-8", newline="") as file:
-        return tuple(_host_sheet(row) for row in csv.DictReader(file))
-
-
-@cache
-def _gpu_index() -> Index[GpuSheet]:
-    return Index((sheet, sheet.labels) for sheet in gpu_sheets())
-
-
-@cache
-def _host_index() -> Index[HostSheet]:
-    return Index((sheet, sheet.labels) for sheet in host_sheets())
-
-
-@cache
-def _spellings() -> Mapping[int, Sequence[Spelling]]:
-    return spellings(label for sheet in _sheets() for label in sheet.labels)
-
-
-def _gpu_sheet(row: dict[str, str]) -> GpuSheet:
-    return GpuSheet(
-        name=row["name"],
-        vendor=row["vendor"],
-        kind=row["kind"],
-        generation=row["generation"],
-        sizes_gb=_numbers(row["memory_GB"]),
-        driver_bytes=int(row["driver_MiB"]) * MIB if row["driver_MiB"] else None,
-        memory_type=row["memory_type"],
-        bandwidth_bytes_per_s=float(row["bandwidth_GBps"]) * GB,
-        fp32_flops_per_s=_tera(row["fp32_TFLOPS"]),
-        fp16_flops_per_s=_tera(row["fp16_TFLOPS"]),
-        compute_capability=row["compute_capability"],
-        tdp_watts=float(row["TDP_W"]) if row["TDP_W"] else None,
-        bus=row["bus"],
-        host=row["host"],
-        commonest=row["commonest"] == "yes",
-        also=tuple(filter(None, row["also"].split("|"))),
-        source=row["source"],
-        release=row["release"],
-    )
-
-
-def _host_sheet(row: dict[str, str]) -> HostSheet:
-    return HostSheet(
-        name=row["name"],
-        kind=row["kind"],
-        vendor=row["vendor"],
-        generation=row["generation"],
-        cores=int(row["cores"]),
-        clock_hz=float(row["clock_GHz"]) * 1e9,
-        fp32_flops_per_clock=float(row["fp32_flops_per_clock"]),
-        features=tuple(row["features"].split()),
-        channels=int(row["channels"]),
-        channel_bits=int(row["channel_bits"]),
-        mt_per_s=int(row["MTps"]),
-        memory_type=row["memory_type"],
-        sizes_gb=_numbers(row["memory_GB"]),
-        also=tuple(filter(None, row["also"].split("|"))),
-        source=row["source"],
-        tdp_watts=float(row["TDP_W"]) if row["TDP_W"] else None,
-    )
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split("|") if part)
-
-
-def _tera(text: str) -> float | None:
-    return float(text) * 1e12 if text else None
-
-
-# --- by name ------------------------------------------------------------------------------------------------
 
 
 def target_named(text: str) -> Target:
@@ -300,10 +131,10 @@ def _sheet(part: Said, notes: list[str]) -> GpuSheet | HostSheet:
     if unnamed is not None:
         notes.append(f"the processor: a {unnamed.name} of {unnamed.cores} cores")
         return unnamed
-    gpus = _meant(asked, _gpu_index(), part.size_gb)
+    gpus = meant(asked, gpu_index(), part.size_gb)
     if gpus:
         return _one_variant(part, gpus, notes)
-    hosts = _meant(asked, _host_index())
+    hosts = meant(asked, host_index())
     if len(hosts) > 1:
         names = ", ".join(f"`{short_name(h.name)}`" for h in hosts[:8])
         raise BadInput(f"`{part.name}` could be {names}", hint="name one of them")
@@ -311,7 +142,7 @@ def _sheet(part: Said, notes: list[str]) -> GpuSheet | HostSheet:
         return hosts[0]
     if re.match(r"\d{4,}\s*[x×*]\s*\S", part.name):
         raise BadInput(f"`{part.name}` are too many devices", hint=f"expected 1 to {MOST_DEVICES}")
-    close = close_names(part.name, _spellings())
+    close = close_names(part.name, known_spellings())
     hint = None if close else "`weigh devices` lists them; else give its memory and bandwidth"
     raise UnknownName("device", part.name, close=close, hint=hint)
 
@@ -325,7 +156,7 @@ def _unnamed_host(asked: tuple[str, ...]) -> HostSheet | None:
     return None
 
 
-def _meant(asked: Sequence[str], index: Index[Sheet], size_gb: float | None = None) -> list[Sheet]:
+def meant(asked: Sequence[str], index: Index[Sheet], size_gb: float | None = None) -> list[Sheet]:
     """Sheets the words fit: of those with the size said, if any, those with nothing unsaid, if any."""
     found = index.meant(asked)
     found = [each for each in found if size_gb in each[1].sizes_gb] or found
@@ -367,9 +198,6 @@ def _differ_much(sheets: Sequence[GpuSheet]) -> bool:
     return max(rates) > 1.25 * min(rates) or (bool(sizes) and max(sizes) > 1.25 * min(sizes))
 
 
-# --- from a sheet to a device -------------------------------------------------------------------------------
-
-
 def _target(
     name: str,
     gpus: Sequence[tuple[GpuSheet, Said]],
@@ -387,7 +215,7 @@ def _target(
         ram = replace(ram, bytes=_usual_ram_bytes(host, cards))
         notes.append(f"{ram.bytes // GIB if ram.bytes else 0} GiB of RAM")
     if not (ram.channels and ram.mt_per_s):
-        notes.append(_said_memory(host, ram))
+        notes.append(said_memory(host, ram))
     return Target(
         name=name,
         host=_host(host, ram),
@@ -398,7 +226,7 @@ def _target(
     )
 
 
-def _said_memory(host: HostSheet, ram: Ram) -> str:
+def said_memory(host: HostSheet, ram: Ram) -> str:
     channels = ram.channels or host.channels
     width = "" if host.channel_bits == 64 else f" of {host.channel_bits} bits"
     kind = host.memory_type.removeprefix("unified ")
@@ -442,7 +270,7 @@ def _host(sheet: HostSheet, ram: Ram) -> Device:
 def _card(sheet: GpuSheet, part: Said, notes: list[str]) -> Device:
     size_gb = _size_gb(sheet, part, notes)
     shown = shown_bytes(sheet, size_gb)
-    return _device(sheet, shown, "memory as the driver shows it")
+    return device_of(sheet, shown, "memory as the driver shows it")
 
 
 def _size_gb(sheet: GpuSheet, part: Said, notes: list[str]) -> float:
@@ -470,7 +298,7 @@ def shown_bytes(sheet: GpuSheet, size_gb: float) -> int:
     return int(size * 0.995) if "Blackwell" in sheet.generation else size - 12 * MIB
 
 
-def _device(sheet: GpuSheet, memory_bytes: int, how: str) -> Device:
+def device_of(sheet: GpuSheet, memory_bytes: int, how: str) -> Device:
     return Device(
         name=sheet.name,
         vendor=sheet.vendor,
@@ -536,7 +364,7 @@ def _unified_target(sheet: GpuSheet, part: Said, ram: Ram, notes: list[str]) -> 
     return Target(
         name=name,
         host=own,
-        gpus=(_device(sheet, int(own.memory_bytes * share), why),),
+        gpus=(device_of(sheet, int(own.memory_bytes * share), why),),
         host_cores=host.cores,
         cpu_features=host.features,
         assumed=tuple(notes),
@@ -601,159 +429,6 @@ def target_custom(
     if cards:
         notes.append(f"the card works like one of {vendor}")
     if not ram_rate:
-        notes.append(_said_memory(sheet, Ram()))
+        notes.append(said_memory(sheet, Ram()))
     name = f"{len(cards)}x {card.name}" if len(cards) > 1 else card.name if cards else host.name
     return Target(name, host, cards, sheet.cores, sheet.features, assumed=tuple(notes))
-
-
-# --- this machine -------------------------------------------------------------------------------------------
-
-
-def target_here(machine: Machine, cpu_features: Sequence[str] | None = None) -> Target:
-    """This machine as probed, with the data sheets of what it holds, whose names its GPUs then bear.
-
-    Args:
-        cpu_features: instruction sets the engine's build uses; all of the processor's when not given.
-    """
-    notes = list(machine.notes)
-    sheet = host_sheet_of(machine.cpu)
-    gpus = tuple(
-        device for device in (_gpu_here(gpu, machine, notes) for gpu in machine.gpus) if device is not None
-    )
-    host = Device(
-        name=machine.cpu.model,
-        vendor=sheet.vendor if sheet else "",
-        backend=Backend.CPU,
-        memory_bytes=machine.memory.usable_bytes,
-        free_bytes=machine.memory.available_bytes,
-        bandwidth_bytes_per_s=sheet.bandwidth_bytes_per_s(Ram()) if sheet else None,
-        fp32_flops_per_s=_fp32_here(machine.cpu, sheet),
-        generation=sheet.generation if sheet else "",
-        tdp_watts=sheet.tdp_watts if sheet else None,
-        source=f"{sheet.source}; memory as probed" if sheet else "as probed",
-    )
-    if sheet:
-        notes.append(f"memory of the processor: {_said_memory(sheet, Ram())}")
-    features = machine.cpu.instruction_sets if cpu_features is None else cpu_features
-    return Target(
-        name="this machine",
-        host=host,
-        gpus=gpus,
-        host_cores=machine.cpu.threads,
-        cpu_features=tuple(features),
-        probed=True,
-        assumed=tuple(notes),
-    )
-
-
-def _fp32_here(cpu: Cpu, sheet: HostSheet | None) -> float | None:
-    return cpu.threads * sheet.clock_hz * sheet.fp32_flops_per_clock if sheet else None
-
-
-def host_sheet_of(cpu: Cpu) -> HostSheet | None:
-    """The processor's sheet; None for one that is not tabled, or of which a virtual machine has a part."""
-    if cpu.virtual:
-        return None
-    board = re.search(r"\((.+)\)$", cpu.model)
-    for said in ([board[1]] if board else []) + [cpu.model]:
-        plain = re.sub(
-            r"@.*|\b\d+(st|nd|rd|th) Gen\b|\b\d+-Cores?\b|\bw/.*|\bwith\b.*|\bModel\b.*|\bRev\b.*|0(?= @)",
-            " ",
-            said,
-        )
-        asked = words(plain)
-        found = _meant(asked, _host_index())
-        if len(found) == 1:
-            return found[0]
-    return None
-
-
-def _gpu_here(gpu: Gpu, machine: Machine, notes: list[str]) -> Device | None:
-    sheet = gpu_sheet_of(gpu, machine.memory.total_bytes)
-    problem = gpu.problem or _better_without(gpu, sheet, machine)
-    if problem or not gpu.total_bytes:
-        notes.append(f"{gpu.name} left out: {problem or 'its memory is not known'}")
-        return None
-    notes.extend(f"{gpu.name}: {note}" for note in gpu.notes)
-    free = gpu.total_bytes if gpu.free_bytes is None else gpu.free_bytes
-    if sheet is None:
-        notes.append(f"{gpu.name} is not in the table of devices: its speed is not known")
-        backend = _backend_here(gpu, backend_of(gpu.vendor, ""))
-        return Device(
-            gpu.name, gpu.vendor, backend, gpu.total_bytes, free, unified=gpu.unified, source="as probed"
-        )
-    device = _device(sheet, gpu.total_bytes, "memory as probed")
-    here = replace(
-        device,
-        backend=_backend_here(gpu, device.backend),
-        free_bytes=free,
-        compute_capability=gpu.compute_capability or device.compute_capability,
-        unified=gpu.unified,
-    )
-    return _part(here, gpu) if gpu.part_of else here
-
-
-def _better_without(gpu: Gpu, sheet: GpuSheet | None, machine: Machine) -> str | None:
-    """Why a GPU inside a PC's processor is no help: it reads the same memory no faster than the processor."""
-    if not gpu.unified or gpu.vendor not in ("AMD", "Intel"):
-        return None
-    if any(other.total_bytes and not (other.unified or other.problem) for other in machine.gpus):
-        return "it shares the system's memory, and there is a card with its own"
-    return None if sheet else "it shares the system's memory, and its speed is not known"
-
-
-def _backend_here(gpu: Gpu, usual: Backend) -> Backend:
-    """The usual code path, or the best of those that the driver allows when it is not among them."""
-    return usual if not gpu.backends or usual in gpu.backends else Backend(gpu.backends[0])
-
-
-def _part(whole: Device, gpu: Gpu) -> Device:
-    """A part of a split card: its share of the bandwidth and of the arithmetic.
-
-    It keeps its own name, since what is published of the whole card does not hold for it.
-    """
-
-    def share(figure: float | None, of: float) -> float | None:
-        return None if figure is None else figure * of
-
-    return replace(
-        whole,
-        name=gpu.name,
-        bandwidth_bytes_per_s=share(whole.bandwidth_bytes_per_s, gpu.memory_share),
-        fp16_flops_per_s=share(whole.fp16_flops_per_s, gpu.compute_share),
-        fp32_flops_per_s=share(whole.fp32_flops_per_s, gpu.compute_share),
-    )
-
-
-def gpu_sheet_of(gpu: Gpu, ram_bytes: int) -> GpuSheet | None:
-    """The sheet of a GPU as its driver names it, of a part that of the whole; of variants the nearest in memory."""
-    asked = words(gpu.part_of or gpu.name)
-    found = _meant(asked, _gpu_index())
-    if not found:
-        return None
-    size_gb = (ram_bytes if found[0].unified else (gpu.total_bytes or 0) / gpu.memory_share) / GIB
-
-    def misfit(sheet: GpuSheet) -> tuple[float, bool]:
-        gaps = [abs(size - size_gb) for size in sheet.sizes_gb]
-        return round(min(gaps, default=0.0) / 2), not sheet.commonest
-
-    return min(found, key=misfit)
-
-
-def known_devices(text: str) -> list[GpuSheet | HostSheet]:
-    """The devices whose name holds every word of `text`; all of them for no words."""
-    asked = text.lower().split()
-    return [
-        sheet
-        for sheet in _sheets()
-        if sheet.kind != "assumed" and all(word in sheet.name.lower() for word in asked)
-    ]
-
-
-def known_names() -> tuple[str, ...]:
-    """Every device that can be named, as people say it."""
-    return tuple(short_name(sheet.name) for sheet in _sheets() if sheet.kind != "assumed")
-
-
-def _sheets() -> tuple[GpuSheet | HostSheet, ...]:
-    return gpu_sheets() + host_sheets()

@@ -195,7 +195,8 @@ def _told_in_sys(card: GpuDevice) -> int:
 
 
 def _by_data_sheet(gpu: Gpu) -> int:
-    from weigh.machine.devices import gpu_sheet_of, shown_bytes
+    from weigh.machine.devices import shown_bytes
+    from weigh.machine.target_here import gpu_sheet_of
 
     sheet = gpu_sheet_of(gpu, 0)
     return shown_bytes(sheet, min(sheet.sizes_gb)) if sheet and sheet.sizes_gb else 0

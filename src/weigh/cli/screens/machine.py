@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from weigh.bench.here import Here
     from weigh.estimate.site import Site
     from weigh.machine import Gpu, Machine
-    from weigh.machine.devices import GpuSheet, HostSheet
+    from weigh.machine.device_sheets import GpuSheet, HostSheet
     from weigh.machine.doctor import Finding
     from weigh.machine.target import Device, Target
 
