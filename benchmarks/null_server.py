@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import time
@@ -138,7 +139,8 @@ class Stream:
         behaviour = server.behaviour
         tokens = request.get("max_tokens") or request.get("max_completion_tokens") or 16
         self._tokens = min(tokens, behaviour.most_tokens or tokens)
-        self._prompt = len(request["prompt"]) if "prompt" in request else 0
+        prompt = request["prompt"] if "prompt" in request else request["messages"][-1]["content"]
+        self._prompt = len(prompt.split() if isinstance(prompt, str) else prompt)  # words are its tokens
         self._options = request.get("stream_options") or {}
         self._chat = "chat" in path
         self._sent, self._timer, self._holds = 0, None, False
@@ -241,10 +243,8 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=0)
     given = vars(parser.parse_args())
     port = given.pop("port")
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(Behaviour(**given), port))
-    except KeyboardInterrupt:
-        pass
 
 
 if __name__ == "__main__":

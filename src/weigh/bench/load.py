@@ -40,7 +40,6 @@ LATE_S, LATE_SHARE = (
     1e-3,
     0.01,
 )  # the client is late above the larger of both (share: of the latency measured)
-MOST_CLIENTS = 10_000
 MOST_LEVELS = 20  # of a sweep
 NARROW = 1.15  # a sweep ends when the saturation point is known within this factor
 _WATCH_S = 0.1
@@ -48,6 +47,11 @@ _SPIN_S = 1.5e-3  # timers of event loops are good to a millisecond or so; the r
 _START_S = 0.05
 _AHEAD = 32  # requests made before their time
 _MAKE_S = 5e-3  # more than it takes to make one
+_CYCLE = 10_000  # lengths that a closed loop takes before it begins again
+_ENOUGH, _LONGER = (
+    20,
+    4.0,
+)  # a slow rate of a sweep goes on for so many requests, but no more than so much longer
 _SERIAL = 3  # requests, one after another, that tell a sweep where to begin
 
 
@@ -327,44 +331,41 @@ class _Run:
                 await self._add(rate)
 
     async def _sweep(self) -> None:
-        """Double the rate until it is not sustained, then halve the factor between; see docs/load.md."""
-        serial = await self._level(None, 1, self._planned(0, _SERIAL)[:_SERIAL], most=_SERIAL)
+        """Begin at half of what one request after another comes to; see `_next_rate`."""
+        asked = self._asked
+        serial = await self._level(None, 1, self._planned(0), asked.seconds, most=_SERIAL)
         took = [one.ended_s - one.sent_s for one in serial.requests if one.ended_s and one.sent_s is not None]
         if not took or all(one.failure for one in serial.requests):
             self._load.levels.append(serial)
             return
-        rate = 0.5 / statistics.median(took)
-        while len(self._load.levels) < MOST_LEVELS and not self._stop.is_set():
-            await self._add(rate)
-            found = _saturation(self._load.levels)
-            if not found.low_per_s:
-                rate /= 2
-            elif math.isinf(found.high_per_s):
-                rate *= 2
-            elif found.high_per_s <= NARROW * found.low_per_s:
-                return
-            else:
-                rate = math.sqrt(found.low_per_s * found.high_per_s)
-                tried = [one.rate_per_s for one in self._load.levels if one.rate_per_s is not None]
-                if any(abs(rate / before - 1) < 0.02 for before in tried):
-                    return  # it was tried and lies between: the noise of this run hides the rest
+        rate: float | None = 0.5 / statistics.median(took)
+        while rate is not None and len(self._load.levels) < MOST_LEVELS and not self._stop.is_set():
+            await self._add(rate, seconds=max(asked.seconds, min(_LONGER * asked.seconds, _ENOUGH / rate)))
+            rate = _next_rate(self._load.levels)
 
     async def _add(
-        self, rate: float | None = None, *, clients: int | None = None, trace: tuple[Arrival, ...] = ()
+        self,
+        rate: float | None = None,
+        *,
+        clients: int | None = None,
+        trace: tuple[Arrival, ...] = (),
+        seconds: float | None = None,
     ) -> None:
         if self._stop.is_set():
             return
-        arrivals = trace or self._planned(rate or 0.0, MOST_CLIENTS)
-        self._load.levels.append(await self._level(rate, clients, arrivals))
+        took_s = seconds or self._asked.seconds
+        arrivals = trace or self._planned(rate or 0.0, took_s)
+        self._load.levels.append(await self._level(rate, clients, arrivals, took_s))
 
-    def _planned(self, rate: float, most: int) -> tuple[Arrival, ...]:
+    def _planned(self, rate: float, seconds: float = 0.0) -> tuple[Arrival, ...]:
+        """Of a closed loop (rate 0) only the lengths."""
         asked = self._asked
         if not rate:
-            return with_lengths([0.0] * most, asked.prompt, asked.output, seed=asked.seed)
+            return with_lengths([0.0] * _CYCLE, asked.prompt, asked.output, seed=asked.seed)
         return planned(
             asked.process,
             rate,
-            asked.seconds,
+            seconds,
             asked.prompt,
             asked.output,
             seed=asked.seed,
@@ -372,7 +373,13 @@ class _Run:
         )
 
     async def _level(
-        self, rate: float | None, clients: int | None, arrivals: Sequence[Arrival], *, most: int | None = None
+        self,
+        rate: float | None,
+        clients: int | None,
+        arrivals: Sequence[Arrival],
+        seconds: float,
+        *,
+        most: int | None = None,
     ) -> Level:
         asked = self._asked
         streams = Streams(self._served.endpoint, silence_s=asked.silence_s)
@@ -382,14 +389,14 @@ class _Run:
         cpu_s, began_s = time.process_time(), time.monotonic()
         sender = _Sender(streams, self._served, self._prompts, self._number, self._stop)
         try:
-            end_s = arrivals[-1].at_s if asked.trace else asked.seconds
+            end_s = arrivals[-1].at_s if asked.trace else seconds
             watcher = asyncio.create_task(self._watch(streams, sender, end_s, rate, clients))
             try:
                 if clients is None:
                     await sender.open_loop(arrivals)
                     await sender.wait_until(end_s)
                 else:
-                    await sender.closed_loop(arrivals, clients, asked.seconds, most)
+                    await sender.closed_loop(arrivals, clients, seconds, most)
                 arrived_s = min(streams.now_s(), end_s) if clients is None else streams.now_s()
                 await sender.drain(asked.drain_s)
             finally:
@@ -640,11 +647,14 @@ def _latencies(kept: Sequence[Request]) -> dict[str, tuple[Percentile, ...]]:
 
 
 def _warm_up(requests: Sequence[Request]) -> int:
-    """Requests at the start that a colder server answered more slowly; found in the times to the first token."""
+    """Requests at the start that a colder server answered more slowly; found in the times to the first token.
+
+    From sending: that this client was late at the start is no warm-up of the server's.
+    """
     first = [
-        (number, one.pieces.piece_times_s[0] - one.intended_s)
+        (number, one.pieces.piece_times_s[0] - one.sent_s)
         for number, one in enumerate(requests)
-        if one.pieces.piece_times_s
+        if one.pieces.piece_times_s and one.sent_s is not None
     ]
     cut = warm_up([value for _, value in first])
     return first[cut][0] if cut else 0
@@ -693,6 +703,21 @@ def _sustained(
     if growth > max(0.05 * arrived, 2 * math.sqrt(arrived)) or share[1] < LEAST_SHARE:
         return False
     return True if share[0] >= LEAST_SHARE else None
+
+
+def _next_rate(levels: Sequence[Level]) -> float | None:
+    """The rate that a sweep tries next: doubled until one is not sustained, then between; None when that is enough.
+
+    An unclear one counts as sustained here, so that the search goes on above it.
+    """
+    rates = [(one.rate_per_s, one.sustained) for one in levels if one.rate_per_s is not None]
+    high = min((rate for rate, held in rates if held is False), default=math.inf)
+    low = max((rate for rate, held in rates if held is not False and rate < high), default=0.0)
+    if math.isinf(high):
+        return 2 * low
+    if not low:
+        return high / 2
+    return math.sqrt(low * high) if high > NARROW * low else None
 
 
 def _saturation(levels: Sequence[Level]) -> Saturation:

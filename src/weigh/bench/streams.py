@@ -24,6 +24,7 @@ from weigh.engines.token_arrivals import TokenArrivals
 from weigh.errors import Unreachable
 
 CONNECT_S = 10.0
+FRESH_S = 2.0  # servers close idle connections after five seconds or more; no request is to meet with that
 OK = 200
 
 
@@ -111,7 +112,9 @@ class Streams:
         request.sent_s = self.now_s()
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable:
+            if time.monotonic() - connection.heard_s > FRESH_S:
+                connection.drop()
+            elif connection.usable:
                 self._active.add(connection)
                 connection.send(request, message, ended)
                 return
@@ -174,12 +177,6 @@ class Streams:
         if connection.usable:
             self._idle.append(connection)
 
-    def again(self, request: Request, message: bytes, ended: Callable[[], None]) -> None:
-        """The server had closed the idle connection before it read this: no failure of the request's."""
-        sent_s = request.sent_s
-        self.send(request, message, ended)
-        request.sent_s = sent_s
-
     def said(self, text: str) -> str:
         return self._endpoint.said(text)
 
@@ -192,19 +189,17 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._request: Request | None = None
         self.usable = True
-        self._used = False  # whether it has been answered on
-        self._heard = False  # whether the request under way has
         self.heard_s = 0.0
 
     def send(self, request: Request, message: bytes, ended: Callable[[], None]) -> None:
-        self._request, self._message, self._ended = request, message, ended
+        self._request, self._ended = request, ended
         self._parser = httptools.HttpResponseParser(self)
         self._lines, self._refused, self._bytes = EventLines(), b"", 0
-        self._done = self._heard = False
+        self._done = False
         self._status = 0
         self.heard_s = time.monotonic()
         if self._transport is None or self._transport.is_closing():
-            self._gone()
+            self.fail(Failure.BROKEN)
             return
         self._transport.write(message)
 
@@ -233,7 +228,6 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard_s = time.monotonic()
-        self._used = True
         if self._request is None:  # nothing was asked
             self.drop()
             return
@@ -245,24 +239,10 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.usable = False
-        self._gone()
-
-    def _gone(self) -> None:
-        """The connection ended; a fresh one that never answered is the server's refusal, a used one is stale."""
-        request = self._request
-        if request is None:
-            return
-        if self._used and not self._heard:
-            self._request = None
-            self._streams.done(self)
-            self._streams.again(request, self._message, self._ended)
-            return
-        self.fail(Failure.BROKEN)
+        if self._request is not None:
+            self.fail(Failure.BROKEN)
 
     # --- called by the parser ----------------------------------------------------------------------
-
-    def on_message_begin(self) -> None:
-        self._heard = True
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
