@@ -26,12 +26,12 @@ ENGINES = ("llama.cpp", "transformers", "vllm")
 
 
 def is_url(model: str) -> bool:
-    return model.lower().startswith(("http://", "https://"))
+    return model.lower().startswith(("http://", "https://", "grpc://"))
 
 
 on_engine = click.option(
     "--engine",
-    type=click.Choice([*ENGINES, "openai", "ollama"]),
+    type=click.Choice([*ENGINES, "openai", "ollama", "tf-serving"]),
     help="What runs it (default: llama.cpp; of a URL, what answers there).",
 )
 at_url = click.option("--model", "name", help="Of a server that has several: the model's name there.")
@@ -220,11 +220,13 @@ def run_bench(
     Raises:
         BadInput: the options are of the other kind.
     """
+    if engine == "tf-serving" or model.lower().startswith("grpc://"):
+        return _bench_predict(model, asked, name=name, timeout_s=timeout_s)
     if is_url(model):
         return _bench_url(model, engine, asked, name=name, key_env=key_env, timeout_s=timeout_s)
     if name is not None or key_env is not None or (engine is not None and engine not in ENGINES):
         raise BadInput(
-            "--model, --key-env and the engines openai and ollama are for servers",
+            "--model, --key-env and the engines openai, ollama and tf-serving are for servers",
             hint="give a URL, e.g. http://127.0.0.1:8080",
         )
     return _bench_file(
@@ -260,6 +262,23 @@ def _bench_url(
         closing(ProgressLine(f"Measuring {served.model}")) as progress,
     ):
         return benchmark_url(served, asked, progress=progress)
+
+
+def _bench_predict(url: str, asked: Asked, *, name: str | None, timeout_s: float | None) -> Benchmark:
+    """Of an exported model in TensorFlow Serving: what is asked for at once is the rows of a batch."""
+    from weigh.bench.predict import benchmark_predict
+    from weigh.cli.render import ProgressLine
+    from weigh.engines.engine import Limits
+    from weigh.engines.tf_serving import TfServing
+
+    limits = Limits() if timeout_s is None else Limits(silence_s=timeout_s)
+    with (
+        TfServing(url, model=name, limits=limits) as served,
+        closing(ProgressLine(f"Measuring {served.model}")) as progress,
+    ):
+        return benchmark_predict(
+            served, asked.parallel, precision=asked.precision, most_s=asked.most_s, progress=progress
+        )
 
 
 def _bench_file(

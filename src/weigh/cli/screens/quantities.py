@@ -31,10 +31,13 @@ _NAMES = {
     "page_cache_bytes": "file in the page cache",
     "energy_j_per_token": "joules per token",
     "cpu_cores_busy": "processors busy",
+    "predict_s": "time of a prediction",
+    "rows_per_s": "rows/s, one batch after another",
 }
 _TOKENS = {"prompt_tokens": "prompt", "output_tokens": "output", "depth_tokens": "depth"}
 _FORMS = {
     "parallel": "{} at once",
+    "batch_rows": "batches of {}",
     "rate_per_s": "{} requests/s",
     "clients": "{} clients",
     "most_at_once": "{} at once at most",
