@@ -17,7 +17,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from types import TracebackType
 from typing import Any, NoReturn, Self
 from urllib.parse import unquote, urlsplit
@@ -267,6 +267,8 @@ class Endpoint:
     def _reason(self, error: Exception) -> str:
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"its certificate is not trusted: {error.verify_message}"
+        if isinstance(error, IncompleteRead):
+            return "the connection was closed"
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return self.said(text)[:120] or type(error).__name__
 
