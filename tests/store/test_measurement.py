@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -216,6 +217,33 @@ def test_two_weighs_at_once_lose_nothing(tmp_path: Path) -> None:
     db = sqlite3.connect(path)
     assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     db.close()
+
+
+def test_what_a_killed_weigh_was_told_is_kept_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "weigh.db"
+    code = """
+        import sys
+        from pathlib import Path
+        from tests.store.samples import bench
+        from weigh.store import Store
+        from weigh.store.measurement import save
+
+        for number in range(100_000):
+            print(save(Store(Path(sys.argv[1])), bench(number)), flush=True)
+    """
+    saver = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""},
+    )
+    assert saver.stdout is not None
+    told = [saver.stdout.readline().strip() for _ in range(50)]
+    saver.kill()  # most likely inside a transaction
+    told += saver.communicate()[0].splitlines()
+    assert saver.returncode == -signal.SIGKILL
+    assert {one.id for one in measurements(Store(path))} >= {line for line in told if len(line) == 16}
+    save(Store(path), bench(-1))  # and it goes on working
 
 
 def test_the_journal_is_one_that_this_library_keeps_safely(store: Store) -> None:
