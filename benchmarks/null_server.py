@@ -32,9 +32,9 @@ class Behaviour:
         usage: `continuous`, `final` or `none`: how the server tells its number of tokens.
         most_tokens: answers end there at the latest, for models that stop by themselves; 0 for no limit.
         strict: refuses request fields that OpenAI's own servers do not know.
-        fault: of every `every`-th completion: `break` closes after half the chunks, `stall` falls silent there,
-            `hang` never answers, `close` closes at once, `status` answers 503, `error` and `garbage` stream one
-            bad event.
+        fault: of every `every`-th completion past the first `after`: `break` closes after half the chunks,
+            `stall` falls silent there, `hang` never answers, `close` closes at once, `status` answers 503, `error`
+            and `garbage` stream one bad event.
         slots: completions at once; others wait. 0 for no limit.
     """
 
@@ -46,6 +46,7 @@ class Behaviour:
     strict: bool = False
     fault: str = ""
     every: int = 1
+    after: int = 0
     slots: int = 0
     vocab: int = 32_000
 
@@ -108,7 +109,8 @@ class Connection(asyncio.Protocol):
             self._send_json(400, json.dumps({"error": {"message": f"unrecognized: {', '.join(strange)}"}}))
             return
         server.completions += 1
-        fault = server.behaviour.fault if server.completions % server.behaviour.every == 0 else ""
+        number = server.completions - server.behaviour.after
+        fault = server.behaviour.fault if number > 0 and number % server.behaviour.every == 0 else ""
         if fault == "close":
             self.transport.close()
         elif fault == "status":
@@ -240,6 +242,7 @@ def main() -> None:
     parser.add_argument("--strict", action="store_true")
     parser.add_argument("--fault", choices=FAULTS, default="")
     parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--after", type=int, default=0)
     parser.add_argument("--slots", type=int, default=0)
     given = vars(parser.parse_args())
     port = given.pop("port")

@@ -1,0 +1,130 @@
+"""`weigh bench --load`: a real engine under load, a server by its URL, and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.null_servers import null_server
+from tests.tiny_models import tiny_llama
+from weigh.cli.app import main
+from weigh.engines.engine import Limits, Settings
+from weigh.engines.llama_cpp import EmbeddedLlamaCpp
+from weigh.engines.process_memory import descendants
+from weigh.store import Store
+from weigh.store.measurement import measurements
+from weigh.synth.gguf import write_gguf
+
+SHORT = ("--duration", "2s", "--prompt-tokens", "20-40", "--output-tokens", "8")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny-Q4_K.gguf"
+    write_gguf(tiny_llama(), path)
+    return path
+
+
+def test_a_real_engine_under_load(store: Store, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["bench", str(tiny), "--load", "--rate", "4", "--parallel", "2", *SHORT, "--json"])
+    assert code == 0
+    document = json.loads(capsys.readouterr().out)
+    (level,) = document["levels"]
+    assert level["requests"] > 0
+    assert level["failures"] == {}
+    assert [one["quantile"] for one in level["latencies"]["ttft_s"]] == [0.5, 0.9, 0.95, 0.99]
+    assert document["settings"]["exact_prompts"] is True
+    assert document["complete"] is True
+    (kept,) = measurements(store)
+    assert kept.id == document["id"]
+    assert kept.kind == "load"
+    assert kept.settings["parallel"] == 2
+    requests = kept.raw["levels"][0]["requests"]
+    for one in requests:  # random ids, tokens counted by the server, end tokens ignored
+        assert one["prompt_tokens"] == one["asked_tokens"][0]
+        assert one["output_tokens"] == 8
+        assert one["counted"] == "with each piece"
+    assert "peak_memory_bytes" in {one.name for one in kept.measured}
+    assert not descendants(os.getpid())
+
+
+def test_prompt_caches_do_not_help_unless_a_prefix_is_shared(store: Store, tiny: Path) -> None:
+    from weigh.bench.arrivals import Arrival
+    from weigh.bench.load import Asked, run_load
+    from weigh.engines.openai_api import OpenAiModel
+
+    trace = tuple(Arrival(n / 10, 64, 2) for n in range(4))
+    with EmbeddedLlamaCpp().start(tiny, Settings(context_tokens=256), Limits()) as session:
+        cached = []
+        for prefix in (0, 48):
+            asked = Asked(clients=1, seconds=0.5, shared_prefix=prefix, **lengths)  # type: ignore[arg-type]
+            (level,) = run_load(OpenAiModel(session.url), asked).levels
+            found = [one.pieces.timings.cached_tokens for one in level.requests[2:] if one.pieces.timings]
+            cached.append(max(found))
+    assert cached[0] == 0
+    assert cached[1] >= 40
+
+
+def test_a_server_by_its_url(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    with null_server() as url:
+        code = main(["bench", url, "--load", "--rate", "5,20", *SHORT, "--ttft", "500ms", "--itl", "50ms"])
+    said = capsys.readouterr().out
+    assert code == 0
+    assert "null" in said
+    assert "time to first token, from arrival" in said
+    assert "kept as" in said
+    (kept,) = measurements(store)
+    assert {one.conditions.get("rate_per_s") for one in kept.measured} >= {5.0, 20.0}
+    assert kept.settings["target_ttft_s"] == 0.5
+
+
+def test_nothing_answered_is_an_engine_that_failed(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first three completions ask how the server takes requests."""
+    with null_server("--fault", "status", "--after", "3") as url:
+        code = main(["bench", url, "--load", "--rate", "5", *SHORT])
+    told = capsys.readouterr()
+    assert code == 3
+    assert told.err.splitlines()[-1] == "weigh: no request was answered"
+    assert "HTTP 503" in told.out
+    assert len(measurements(store)) == 1
+
+
+def test_ctrl_c_shows_and_keeps_what_was_measured(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    with null_server() as url:
+        timer = threading.Timer(3.0, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        code = main(["bench", url, "--load", "--rate", "10", "--duration", "10m", "--output-tokens", "8"])
+    assert code == 130
+    told = capsys.readouterr()
+    assert "kept as" in told.out
+    assert told.err.splitlines()[-1] == "interrupted"
+    (kept,) = measurements(store)
+    assert "interrupted" in kept.problems
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--rate", "5"], "--rate is of a load; add --load"),
+        (["--load", "--rate", "0"], "0"),
+        (["--load", "--rate", "5", "--clients", "2"], "give one of them"),
+        (["--load", "--clients", "2", "--arrivals", "burst"], "--arrivals is of a rate"),
+        (["--load", "--stretch", "2"], "--stretch is of a --trace"),
+        (["--load", "--trace", "no-such-file.csv"], "cannot be read"),
+        (["--load", "--prompt-tokens", "many"], "not a number of tokens"),
+        (["--load", "--burst", "4"], "--burst is of --arrivals burst"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(
+    store: Store, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "http://127.0.0.1:9", *options]) == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert len(told.err.splitlines()) == 1
+    assert told.out == ""
