@@ -17,7 +17,7 @@ from weigh.errors import BadInput, UnknownName
 from weigh.figure import Basis, Figure
 from weigh.median import interval_confidence
 from weigh.store.fields import Scalar
-from weigh.store.measurement import Measured, Measurement, measurements
+from weigh.store.measurement import Measured, Measurement, beginning_with, measurements
 from weigh.store.store import Store
 
 MOST_COMPARED = 20
@@ -100,15 +100,14 @@ def picked(store: Store, asked: str) -> Measurement:
         UnknownName: there is none.
         BadInput: several ids begin so, or several models are called that.
     """
-    every = measurements(store, imported=True)
-    found = [one for one in every if one.id.startswith(asked)] if _ID.fullmatch(asked) else []
+    found = beginning_with(store, asked) if _ID.fullmatch(asked) else []
     if len(found) > 1:
         raise BadInput(
             f"{len(found)} measurements have ids that begin with `{asked}`", hint="give more of it"
         )
     if found:
         return found[0]
-    own = [one for one in every if one.origin is None and one.is_of(asked)]
+    own = measurements(store, asked, raw=False)
     exact = [one for one in own if asked.casefold() in (one.model.casefold(), one.name.casefold())]
     named = exact or own
     if not named:
@@ -116,7 +115,7 @@ def picked(store: Store, asked: str) -> Measurement:
     models = dict.fromkeys(one.model for one in named)
     if len(models) > 1:
         raise BadInput(f"`{asked}` is part of several models' names", hint=f"one of {', '.join(models)}")
-    return named[0]
+    return beginning_with(store, named[0].id)[0]
 
 
 def compare(found: Sequence[Measurement]) -> Comparison:

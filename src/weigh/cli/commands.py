@@ -632,7 +632,7 @@ def history(
         return 0
     most = limit if export_to is not None else limit or 20
     runs = ledger.runs(store, model, imported=all_origins, limit=most)
-    measured = measurements(store, model, imported=all_origins, limit=most)
+    measured = measurements(store, model, imported=all_origins, limit=most, raw=export_to is not None)
     if export_to is not None:
         path = Path(export_to)
         exchange.export(path, runs, measured)

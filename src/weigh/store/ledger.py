@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from weigh.errors import BadInput, UnknownName
 from weigh.figure import Basis
-from weigh.store.run import Kind, Origin, Quantity, Run
+from weigh.store.run import Kind, Origin, Quantity, Run, is_of
 from weigh.store.store import Store
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def runs(
     for run in _read(store, "" if imported else "WHERE origin = ''", limit=most):
         if limit is not None and len(found) >= limit:
             break
-        if model is None or _is_of(run, model):
+        if model is None or is_of(model, run.model, run.quantization):
             found.append(run)
     return found
 
@@ -52,12 +52,12 @@ def remove(store: Store, beginning: str) -> Run | Measurement:
         UnknownName: none does.
         BadInput: several do.
     """
-    from weigh.store.measurement import measurements
+    from weigh.store.measurement import beginning_with
 
-    every: list[Run | Measurement] = []
+    found: list[Run | Measurement] = []
     if beginning:
-        every += [*_read(store, ""), *measurements(store, imported=True)]
-    found = [one for one in every if one.id.startswith(beginning)]
+        found += [run for run in _read(store, "") if run.id.startswith(beginning)]
+        found += beginning_with(store, beginning)
     if not found:
         raise UnknownName("run", beginning, hint="history lists their ids")
     if len(found) > 1:
@@ -115,11 +115,6 @@ def _miss(quantity: Quantity) -> Miss | None:
     if value is None or uncorrected is None or uncorrected.basis is not Basis.CALIBRATED:
         return None
     return Miss.of(value, uncorrected)
-
-
-def _is_of(run: Run, asked: str) -> bool:
-    name, _, quantization = asked.casefold().partition(":")
-    return name in run.model.casefold() and quantization in ("", run.quantization.casefold())
 
 
 def insert(db: sqlite3.Connection, run: Run) -> bool:

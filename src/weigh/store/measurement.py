@@ -9,7 +9,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,7 +18,7 @@ from weigh.errors import NotKept, WeighError
 from weigh.figure import Basis, Figure
 from weigh.median import median_interval
 from weigh.store.fields import LARGEST, LAST_UNIX_S, Fields, Scalar, printable
-from weigh.store.run import MOST_GPUS, Origin, run_id
+from weigh.store.run import MOST_GPUS, Origin, is_of, run_id
 
 if TYPE_CHECKING:
     import sqlite3
@@ -130,11 +130,6 @@ class Measurement:
         """That quantity under the first condition it was measured under."""
         return next((one for one in self.measured if one.name == name), None)
 
-    def is_of(self, asked: str) -> bool:
-        """Whether `asked` is part of the model's name, in any case, and its `:QUANTIZATION`, if any, this one's."""
-        name, _, quantization = asked.casefold().partition(":")
-        return name in self.model.casefold() and quantization in ("", self.quantization.casefold())
-
     def to_json(self, *, raw: bool = True) -> dict[str, Any]:
         """Without the origin, which is the importer's to state; in texts, what is not printable is replaced."""
         document: dict[str, Any] = {
@@ -227,21 +222,41 @@ def save(store: Store, measurement: Measurement) -> str:
 
 
 def measurements(
-    store: Store, model: str | None = None, *, limit: int | None = None, imported: bool = False
+    store: Store,
+    model: str | None = None,
+    *,
+    limit: int | None = None,
+    imported: bool = False,
+    raw: bool = True,
 ) -> list[Measurement]:
-    """Newest first.
+    """Newest first; one that another version of weigh wrote differently is left out.
 
     Args:
         model: part of its name, in any case, with or without `:QUANTIZATION`; None for all.
         imported: also those of others.
+        raw: with their raw events, which may be many.
     """
-    found: list[Measurement] = []
-    for one in _read(store, "" if imported else "WHERE origin = ''"):
-        if limit is not None and len(found) >= limit:
-            break
-        if model is None or one.is_of(model):
-            found.append(one)
-    return found
+    if not store.path.exists():
+        return []
+    with store.open() as db:
+        rows = db.execute(
+            "SELECT id, model, quantization FROM measurement WHERE ? OR origin = '' ORDER BY when_unix_s DESC, id",
+            (imported,),
+        ).fetchall()
+        chosen = [id_ for id_, *name in rows if model is None or is_of(model, *name)]
+        return _read(db, chosen[:limit], raw=raw)
+
+
+def beginning_with(store: Store, id_: str, *, raw: bool = True) -> list[Measurement]:
+    """Those whose id begins so, anyone's, newest first."""
+    if not store.path.exists():
+        return []
+    with store.open() as db:
+        rows = db.execute(
+            "SELECT id FROM measurement WHERE substr(id, 1, ?) = ? ORDER BY when_unix_s DESC, id",
+            (len(id_), id_),
+        ).fetchall()
+        return _read(db, [found for (found,) in rows], raw=raw)
 
 
 def save_event(store: Store, event: Event) -> None:
@@ -321,22 +336,25 @@ def insert(db: sqlite3.Connection, measurement: Measurement) -> bool:
     return done.rowcount == 1
 
 
-def _read(store: Store, where: str, *values: object) -> Iterator[Measurement]:
-    """Newest first; a row that another version of weigh wrote differently is passed over."""
-    if not store.path.exists():
-        return
-    with store.open() as db:
-        rows = db.execute(
-            f"SELECT body, raw, origin, origin_file, imported_unix_s FROM measurement {where}"
-            " ORDER BY when_unix_s DESC, id",
-            values,
-        ).fetchall()
-    for body, raw, who, file, imported_unix_s in rows:
+def _read(db: sqlite3.Connection, ids: Sequence[str], *, raw: bool) -> list[Measurement]:
+    found = []
+    columns = "body, raw" if raw else "body, NULL"
+    for id_ in ids:
+        row = db.execute(
+            f"SELECT {columns}, origin, origin_file, imported_unix_s FROM measurement WHERE id = ?", (id_,)
+        ).fetchone()
+        if row is None:  # another weigh has just removed it
+            continue
+        body, events, who, file, imported_unix_s = row
+        origin = Origin(who, file, imported_unix_s) if who else None
         try:
-            document = {**json.loads(body), "raw": json.loads(zlib.decompress(raw))}
-            yield Measurement.from_json(document, Origin(who, file, imported_unix_s) if who else None)
+            document = json.loads(body)
+            if events is not None:
+                document["raw"] = json.loads(zlib.decompress(events))
+            found.append(Measurement.from_json(document, origin))
         except (TypeError, ValueError, zlib.error):
             continue
+    return found
 
 
 def _measured(fields: Fields) -> Measured:

@@ -210,6 +210,12 @@ class Run:
         return found
 
 
+def is_of(asked: str, model: str, quantization: str) -> bool:
+    """Whether `asked` is part of the model's name, in any case, and its `:QUANTIZATION`, if any, this one."""
+    name, _, wanted = asked.casefold().partition(":")
+    return name in model.casefold() and wanted in ("", quantization.casefold())
+
+
 def run_id(data: Mapping[str, Any]) -> str:
     """16 hexadecimal digits of the JSON form's hash."""
     import hashlib  # costs a start 5 ms
