@@ -13,7 +13,7 @@ import pytest
 
 from tests.tiny_models import tiny_llama
 from weigh.bench.alone import alone
-from weigh.bench.conditions import Observed, clock_hz, cpu_s
+from weigh.bench.conditions import Instruments, Observed, clock_hz, cpu_s
 from weigh.bench.figures import quantities, recomputed
 from weigh.bench.measure import LEAST_TURNS, Asked, Loaded, Seen, Source, Turn, measure, raw
 from weigh.bench.turns import prompt_ids
@@ -181,7 +181,7 @@ def test_processor_time_of_the_engine_is_told(model: Path) -> None:
 
     before = cpu_s(os.getpid())
     assert before is not None
-    with Observed([], os.getpid()) as observed:
+    with Observed(Instruments(), os.getpid()) as observed:
         until_s = time.process_time() + 0.3
         while time.process_time() < until_s:
             pass

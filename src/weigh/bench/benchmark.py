@@ -292,6 +292,9 @@ def notes(seen: Seen, found: Sequence[Measured], asked: Asked) -> tuple[str, ...
             f"{len(unsure)} of {len([one for one in rates if one.conditions.get('clock') == wanted])} speeds are"
             f" not known to {asked.precision * 100:g} % yet: more time narrows their intervals"
         )
+    slowed = {word for turn in seen.turns if turn.during.on_gpus for word in turn.during.on_gpus.slowed}
+    if slowed:
+        told.append(f"a GPU's clock was held down meanwhile: {', '.join(sorted(slowed))}")
     if not any(turn.during.joules is not None for turn in seen.turns):
         told.append("energy is not measurable here: no counter can be read")
     return tuple(told)

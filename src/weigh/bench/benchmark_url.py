@@ -12,14 +12,13 @@ from weigh.bench.figures import noise, quantities, settled
 from weigh.bench.here import scratch_folder
 from weigh.bench.measure import Asked, Seen, Source, measure, raw
 from weigh.bench.turns import Progress
-from weigh.engines.openai_api import OpenAiModel
-from weigh.engines.served import Answer, ServedModel, listening_pid, words
+from weigh.engines.served import Answer, ServedModel, words
 from weigh.engines.token_arrivals import Counted
 from weigh.machine import probe
 from weigh.machine.disturbance import Watch
 from weigh.store import Store
 from weigh.store.fields import Scalar
-from weigh.store.measurement import Measurement, save
+from weigh.store.measurement import Measured, Measurement, save
 
 _FIRST_WORDS, _FIRST_TOKENS = 16, 2
 
@@ -27,7 +26,7 @@ _FIRST_WORDS, _FIRST_TOKENS = 16, 2
 def benchmark_url(
     served: ServedModel, asked: Asked, *, progress: Progress = lambda stage, done: None
 ) -> Benchmark:
-    """Measure it as it is: it is not started, so that nothing is known of loading, and not estimated.
+    """Measure it as it is: it is not started and not estimated. Only Ollama's models can be made to load anew.
 
     Memory and processor time are told where the server's process is on this machine and ours to see.
 
@@ -39,13 +38,13 @@ def benchmark_url(
         watch, when_s = Watch(), time.time()
         progress("asking the server", 0.0)
         served.generate(words(_FIRST_WORDS, seed=0), _FIRST_TOKENS)  # finds out how it wants to be asked
-        pid = _pid(served)
-        source = Source(lambda parallel: served, served.prompt, engine_pid=pid)
+        source = Source(lambda parallel: served, served.prompt, engine_pid=served.pid)
         seen = measure(source, asked, lambda turns: settled(turns, asked.precision), progress)
         # the server is no child of ours: its work is not told from that of other programs
         problems = replace(watch.so_far(), others=None).problems
-    found = quantities(seen)
-    local = probe() if pid is not None else None
+    loading = () if served.load_s is None else (Measured("load_s", "s", (served.load_s,)),)
+    found = (*loading, *quantities(seen))
+    local = probe() if served.pid is not None else None
     measurement = Measurement(
         kind="bench",
         when_unix_s=when_s,
@@ -67,13 +66,6 @@ def benchmark_url(
     billed = bill(served)
     told = (*notes(seen, found, asked), *_counting(seen), *((billed.words,) if billed else ()))
     return Benchmark(kept, measurement, rows, told, seen.ended)
-
-
-def _pid(served: ServedModel) -> int | None:
-    """Of the server, where it runs on this machine."""
-    if isinstance(served, OpenAiModel) and served.endpoint.is_local:
-        return listening_pid(served.endpoint.port)
-    return None
 
 
 def _counting(seen: Seen) -> tuple[str, ...]:

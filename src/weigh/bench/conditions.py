@@ -1,4 +1,4 @@
-"""What the machine did during a turn: processor time of the engine, clocks, memory left, energy."""
+"""What the machine did during a turn: processor time of the engine, clocks, memory left, energy, GPUs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from weigh.bench.gpu_watch import GpuWatch, OnGpus, Reader
 from weigh.engines.process_memory import descendants
 from weigh.machine import kernel_files
 from weigh.machine.memory import read_memory
 from weigh.machine.power import Counter, EnergyMeter, counters
+from weigh.monitor.gpus import GpuReader
 
 LEAST_S = 0.2  # of a turn whose processor time is told, in ticks of 10 ms
 
@@ -28,6 +30,7 @@ class During:
         available_bytes: memory that could still be taken at its end, under the groups' limits.
         swapped_bytes: swap in use at its end.
         joules: of all counters; not less what the machine takes when idle.
+        on_gpus: None where there is no GPU that can be read.
     """
 
     took_s: float
@@ -36,6 +39,7 @@ class During:
     available_bytes: int
     swapped_bytes: int
     joules: float | None
+    on_gpus: OnGpus | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -45,25 +49,35 @@ class During:
             "available_bytes": self.available_bytes,
             "swapped_bytes": self.swapped_bytes,
             "joules": self.joules,
+            "gpus": self.on_gpus and self.on_gpus.to_json(),
         }
+
+
+class Instruments:
+    """What is looked for once and read in every turn."""
+
+    def __init__(self) -> None:
+        self.meters: list[Counter] = counters()
+        self.gpus: Reader = GpuReader()
 
 
 class Observed:
     """Watches while its block runs; `during` is there afterwards.
 
     Args:
-        meters: energy counters, found once for all turns (`power.counters`).
         pid: of a process whose tree is the engine's; None for this one's children.
     """
 
     during: During
 
-    def __init__(self, meters: list[Counter], pid: int | None = None) -> None:
-        self._meter = EnergyMeter(meters)
+    def __init__(self, instruments: Instruments, pid: int | None = None) -> None:
+        self._meter = EnergyMeter(instruments.meters)
+        self._gpus = GpuWatch(instruments.gpus, self._pids)
         self._pid = pid
 
     def __enter__(self) -> Self:
         self._meter.__enter__()
+        self._gpus.__enter__()
         self._began_s, self._cpu_s = time.monotonic(), self._tree_s()
         return self
 
@@ -71,6 +85,7 @@ class Observed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         took_s, cpu_s = time.monotonic() - self._began_s, self._tree_s()
+        self._gpus.__exit__(kind, error, trace)
         self._meter.__exit__(kind, error, trace)
         memory = read_memory()
         self.during = During(
@@ -80,6 +95,7 @@ class Observed:
             available_bytes=memory.available_bytes,
             swapped_bytes=memory.swap_total_bytes - memory.swap_free_bytes,
             joules=self._meter.joules,
+            on_gpus=self._gpus.seen,
         )
 
     def _busy(self, cpu_s: float | None, took_s: float) -> float | None:
@@ -88,15 +104,13 @@ class Observed:
         return max(0.0, cpu_s - self._cpu_s) / took_s
 
     def _tree_s(self) -> float | None:
-        below = descendants(os.getpid() if self._pid is None else self._pid)
-        pids = below if self._pid is None else (self._pid, *below)
-        found = [cpu_s(pid) for pid in pids]
-        told = [seconds for seconds in found if seconds is not None]
+        told = [seconds for seconds in map(cpu_s, self._pids()) if seconds is not None]
         return sum(told) if told else None
 
-
-def energy_counters() -> list[Counter]:
-    return counters()
+    def _pids(self) -> tuple[int, ...]:
+        if self._pid is None:
+            return descendants(os.getpid())
+        return self._pid, *descendants(self._pid)
 
 
 def cpu_s(pid: int, root: Path = Path("/")) -> float | None:

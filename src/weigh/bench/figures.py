@@ -34,6 +34,9 @@ UNITS = {
     "energy_j_per_token": "J/token",
     "cpu_cores_busy": "cores",
     "cpu_clock_hz": "Hz",
+    "peak_vram_bytes": "bytes",
+    "gpu_busy": "of the time",
+    "gpu_clock_hz": "Hz",
 }
 """All quantities of a benchmark; docs/bench.md says what each is."""
 
@@ -155,10 +158,17 @@ def _machine(condition: Condition, turns: Sequence[Turn]) -> list[Measured | Non
         for turn in turns
         if turn.during.joules is not None
     ]
+    gpus = [turn.during.on_gpus for turn in turns if turn.during.on_gpus is not None]
+    told: dict[str, Sequence[float | None]] = {
+        "energy_j_per_token": spent,
+        "cpu_cores_busy": [turn.during.cores_busy for turn in turns],
+        "cpu_clock_hz": [turn.during.clock_hz for turn in turns],
+        "peak_vram_bytes": [one.held_bytes for one in gpus],
+        "gpu_busy": [one.busy for one in gpus],
+        "gpu_clock_hz": [one.clock_hz for one in gpus],
+    }
     return [
-        _made("energy_j_per_token", spent, at),
-        _made("cpu_cores_busy", [t.during.cores_busy for t in turns if t.during.cores_busy is not None], at),
-        _made("cpu_clock_hz", [t.during.clock_hz for t in turns if t.during.clock_hz is not None], at),
+        _made(name, [value for value in values if value is not None], at) for name, values in told.items()
     ]
 
 

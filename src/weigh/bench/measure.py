@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
-from weigh.bench.conditions import During, Observed, energy_counters
+from weigh.bench.conditions import During, Instruments, Observed
 from weigh.bench.turns import Progress
 from weigh.engines.engine import Generation, ProcessMemory
 from weigh.errors import WeighError
@@ -193,7 +193,7 @@ class _Run:
         self._source, self._asked, self._settled, self._progress = source, asked, settled, progress
         self._seen = Seen()
         self._began_s = time.monotonic()
-        self._meters = energy_counters()
+        self._instruments = Instruments()
         self._prompts = 0
 
     def run(self) -> Seen:
@@ -301,7 +301,7 @@ class _Run:
         past = self._past(condition.depth_tokens)
         prompts = [_after(past, self._fresh(condition.prompt_tokens or 1)) for _ in range(condition.parallel)]
         began_s = self._took_s
-        with Observed(self._meters, self._source.engine_pid) as observed:
+        with Observed(self._instruments, self._source.engine_pid) as observed:
             requests = _together(session, prompts, condition.output_tokens, reuse=bool(past))
         return Turn(condition, began_s, requests, observed.during, session.memory())
 

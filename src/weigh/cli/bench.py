@@ -223,7 +223,7 @@ def run_bench(
     if engine == "tf-serving" or model.lower().startswith("grpc://"):
         return _bench_predict(model, asked, name=name, timeout_s=timeout_s)
     if is_url(model):
-        return _bench_url(model, engine, asked, name=name, key_env=key_env, timeout_s=timeout_s)
+        return _bench_url(model, engine, asked, settings, name=name, key_env=key_env, timeout_s=timeout_s)
     if name is not None or key_env is not None or (engine is not None and engine not in ENGINES):
         raise BadInput(
             "--model, --key-env and the engines openai, ollama and tf-serving are for servers",
@@ -244,6 +244,7 @@ def _bench_url(
     url: str,
     engine: str | None,
     asked: Asked,
+    settings: Settings,
     *,
     name: str | None,
     key_env: str | None,
@@ -258,7 +259,9 @@ def _bench_url(
         raise BadInput(f"{engine} is started on a file; a server answers as {' or '.join(URL_NAMES)}")
     limits = Limits() if timeout_s is None else Limits(start_s=timeout_s, silence_s=timeout_s)
     with (
-        served_model(url, engine, model=name, key_variable=key_env, limits=limits) as served,
+        served_model(
+            url, engine, model=name, key_variable=key_env, settings=settings, limits=limits
+        ) as served,
         closing(ProgressLine(f"Measuring {served.model}")) as progress,
     ):
         return benchmark_url(served, asked, progress=progress)

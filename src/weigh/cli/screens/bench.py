@@ -39,7 +39,7 @@ def show_bench(found: Benchmark) -> None:
 def shown(rows: Sequence[Beside]) -> list[Beside]:
     """Without what says the same twice: speeds by the client's clock where the engine has one, and clocks."""
     own = any(row.measured.conditions.get("clock") == "engine" for row in rows)
-    alone = [row for row in rows if row.measured.name != "cpu_clock_hz"]
+    alone = [row for row in rows if row.measured.name not in ("cpu_clock_hz", "gpu_clock_hz")]
     return [
         row
         for row in alone
