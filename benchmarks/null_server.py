@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -244,8 +245,11 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--after", type=int, default=0)
     parser.add_argument("--slots", type=int, default=0)
+    parser.add_argument("--cpu", type=int, help="the processor to stay on, so as to leave the others alone")
     given = vars(parser.parse_args())
-    port = given.pop("port")
+    port, cpu = given.pop("port"), given.pop("cpu")
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(Behaviour(**given), port))
 

@@ -119,6 +119,7 @@ class Level:
     Attributes:
         rate_per_s: asked for; None of a trace or a closed loop.
         clients: of a closed loop; None of an open one.
+        began_s: monotonic time of the run's beginning, from which all times of requests count.
         window_s: its beginning and end, seconds since the run began.
         warm_up: requests before it.
         counted: requests that arrived in it.
@@ -136,6 +137,7 @@ class Level:
     clients: int | None
     trace: str
     requests: tuple[Request, ...]
+    began_s: float
     window_s: tuple[float, float]
     warm_up: int
     counted: int
@@ -386,7 +388,7 @@ class _Run:
         await streams.resolve()
         lag = Lag()
         lag.start()
-        cpu_s, began_s = time.process_time(), time.monotonic()
+        cpu_s, wall_s = time.process_time(), time.monotonic()
         sender = _Sender(streams, self._served, self._prompts, self._number, self._stop)
         try:
             end_s = arrivals[-1].at_s if asked.trace else seconds
@@ -414,8 +416,9 @@ class _Run:
             rate_per_s=rate,
             clients=clients,
             trace=asked.trace_name,
+            began_s=streams.began_s,
             lags_s=lag.samples_s,
-            client_cores=(time.process_time() - cpu_s) / (time.monotonic() - began_s),
+            client_cores=(time.process_time() - cpu_s) / (time.monotonic() - wall_s),
         )
 
     async def _watch(
@@ -556,6 +559,7 @@ def level(
     rate_per_s: float | None = None,
     clients: int | None = None,
     trace: str = "",
+    began_s: float = 0.0,
     lags_s: Sequence[float] = (),
     client_cores: float = 0.0,
 ) -> Level:
@@ -583,6 +587,7 @@ def level(
         clients=clients,
         trace=trace,
         requests=tuple(requests),
+        began_s=began_s,
         window_s=(begin_s, end_s),
         warm_up=cut,
         counted=len(kept),
