@@ -119,6 +119,7 @@ class OllamaModel:
         self.command: tuple[str, ...] = ("POST", self._api.origin + self._path("generate"))
         self._tokens_per_word = 1.0
         self._listener = Listener(self._api.port) if self._api.is_local else None
+        self.pid = self._listener.pid if self._listener else None
         self.load_s = self.load() if load else None
 
     def _path(self, name: str) -> str:
@@ -267,7 +268,7 @@ class OllamaModel:
             prefill_s=clock.prefill_s if clock and own_clock else first_s,
             decode_s=clock.decode_s if clock and own_clock else last_s - first_s,
             token_times_s=times_s,
-            step_times_s=steps(times_s),
+            step_times_s=_scaled(steps(times_s), clock.decode_s if clock and own_clock else None),
             text=arrivals.text,
             finish=arrivals.finish,
             piece_times_s=tuple(arrivals.piece_times_s),
@@ -309,6 +310,14 @@ def _clock(message: Mapping[str, Any]) -> Clock | None:
     if not output or prompt is None:
         return None
     return Clock(load_s, prompt, prefill_s, output, decode_s)
+
+
+def _scaled(steps_s: Sequence[float], total_s: float | None) -> tuple[float, ...]:
+    """Steps as they arrived, in the time that they took by Ollama's clock, which knows only their total."""
+    arrived_s = sum(steps_s)
+    if total_s is None or arrived_s == 0:
+        return tuple(steps_s)
+    return tuple(step_s * total_s / arrived_s for step_s in steps_s)
 
 
 def _seconds(nanoseconds: Any) -> float:

@@ -128,6 +128,7 @@ class OpenAiModel:
         self._spending = Lock()
         self._tokens_per_word: float | None = None
         self._listener = Listener(self._api.port) if self._api.is_local else None
+        self.pid = self._listener.pid if self._listener else None
 
     # --- what it is --------------------------------------------------------------------------------
 

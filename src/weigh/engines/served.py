@@ -59,6 +59,7 @@ class ServedModel(Protocol):
         command: what is asked, for the record: method and address.
         load_s: None where loading cannot be made to happen.
         context_tokens: at most, prompt and output together; None where the server does not say.
+        pid: of the process that listens at the URL; None when it is not on this machine, or not for us to see.
     """
 
     engine: str
@@ -67,6 +68,7 @@ class ServedModel(Protocol):
     command: tuple[str, ...]
     load_s: float | None
     context_tokens: int | None
+    pid: int | None
 
     def generate(
         self, prompt: Sequence[int] | str, output_tokens: int, *, reuse_cache: bool = False

@@ -8,6 +8,7 @@ from weigh.cli.render import interval
 from weigh.figure import Figure
 
 _NAMES = {
+    "load_s": "load",
     "load_cold_s": "load, nothing cached",
     "load_cached_s": "load, file in memory",
     "prefill_tokens_per_s": "prefill tokens/s",
