@@ -120,6 +120,20 @@ def test_budgets_decide_the_exit_code_and_the_report(
     assert (suites.get("tests"), suites.get("failures")) == ("4", "1")
 
 
+def test_an_engine_that_fails_is_an_error_in_the_report(
+    capsys: pytest.CaptureFixture[str], store: Store, file: str, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.xml"
+    given = ("--min-decode", "1", "--max-ttft", "1s", "--timeout", "0.001s", "--junit", str(report))
+    code, out, err = ask(capsys, "check", file, *SHORT, *given)
+    assert (code, out) == (3, "")
+    suites = ElementTree.parse(report).getroot()
+    assert (suites.get("tests"), suites.get("errors"), suites.get("failures")) == ("2", "2", "0")
+    error = suites.find("testsuite/testcase/error")
+    assert error is not None
+    assert (error.get("message") or "") in err
+
+
 def test_a_stored_measurement_is_judged_without_running_anything(
     capsys: pytest.CaptureFixture[str], store: Store, file: str
 ) -> None:

@@ -97,29 +97,41 @@ def junit(measurement: Measurement, verdicts: tuple[Verdict, ...], took_s: float
 
     Source: the schema of Jenkins' xUnit plugin, junit-10.xsd.
     """
-    missed = sum(not verdict.met for verdict in verdicts)
     of = f"{measurement.name} on {measurement.engine}"
-    suite = ElementTree.Element(
-        "testsuite",
-        name=_plain(f"weigh check {of}"),
-        tests=str(len(verdicts)),
-        failures=str(missed),
-        errors="0",
-        skipped="0",
-        time=f"{took_s:.3f}",
-    )
+    cases = []
     for verdict in verdicts:
-        case = ElementTree.SubElement(
-            suite, "testcase", name=verdict.budget.name, classname=_plain(of), time="0"
-        )
+        case = ElementTree.Element("testcase", name=verdict.budget.name, classname=_plain(of), time="0")
         told = _plain(said(verdict))
         if verdict.met:
             ElementTree.SubElement(case, "system-out").text = told
         else:
             failure = ElementTree.SubElement(case, "failure", message=told, type="budget")
             failure.text = "\n".join([told, *(_plain(problem) for problem in measurement.problems)])
-    suites = ElementTree.Element("testsuites", tests=str(len(verdicts)), failures=str(missed), errors="0")
-    suites.append(suite)
+        cases.append(case)
+    return _suites(f"weigh check {of}", cases, took_s)
+
+
+def junit_of_failure(budgets: tuple[Budget, ...], message: str) -> bytes:
+    """Every case in error, because the engine failed and nothing could be judged."""
+    cases = []
+    for asked in budgets:
+        case = ElementTree.Element("testcase", name=asked.name, classname="weigh check", time="0")
+        ElementTree.SubElement(case, "error", message=_plain(message), type="engine")
+        cases.append(case)
+    return _suites("weigh check", cases, 0.0)
+
+
+def _suites(name: str, cases: list[ElementTree.Element], took_s: float) -> bytes:
+    counts = {
+        "tests": str(len(cases)),
+        "failures": str(sum(case.find("failure") is not None for case in cases)),
+        "errors": str(sum(case.find("error") is not None for case in cases)),
+    }
+    suites = ElementTree.Element("testsuites", counts)
+    suite = ElementTree.SubElement(
+        suites, "testsuite", {"name": _plain(name), **counts, "skipped": "0", "time": f"{took_s:.3f}"}
+    )
+    suite.extend(cases)
     ElementTree.indent(suites)
     document: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
     return document + b"\n"

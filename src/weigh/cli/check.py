@@ -12,6 +12,7 @@ import click
 from weigh.cli import options
 from weigh.cli.bench import at_url, key_env, on_engine, run_bench
 from weigh.cli.durations import Percent, Seconds
+from weigh.errors import EngineError
 
 if TYPE_CHECKING:
     from weigh.store.measurement import Measurement
@@ -118,44 +119,30 @@ def check(
     if junit is not None:
         _writable(Path(junit))
     began_s = time.monotonic()
-    if beginning is not None:
-        measurement = _stored(beginning)
-    else:
-        from weigh.bench.measure import Asked
-        from weigh.model.ggml_types import GgmlType
-
-        assert model is not None
-        settings, _ = options.settings_and_workload(
-            context=context,
-            prompt=max(prompt),
-            output=output,
-            depth=max(depth),
-            parallel=1,
-            kv_type=GgmlType.F16,
-            threads=threads,
-        )
-        asked = Asked(
-            prompts=prompt,
-            output_tokens=output,
-            depths=depth,
-            parallel=parallel,
-            precision=precision,
-            most_s=max_time,
-            starts=0 if max_load is None else 2,
-        )
-        found = run_bench(
-            model,
-            engine,
-            asked,
-            settings,
-            name=name,
-            key_env=key_env,
-            timeout_s=timeout,
-            calibrate=False,
-        )
-        if found.ended is not None:
-            raise found.ended
-        measurement = found.measurement
+    try:
+        if model is None:
+            measurement = _stored(beginning or "")
+        else:
+            measurement = _measured(
+                model,
+                engine,
+                name=name,
+                key_env=key_env,
+                context=context,
+                prompt=prompt,
+                output=output,
+                depth=depth,
+                parallel=parallel,
+                threads=threads,
+                precision=precision,
+                max_time=max_time,
+                timeout=timeout,
+                loads=max_load is not None,
+            )
+    except EngineError as error:
+        if junit is not None:
+            Path(junit).write_bytes(budget.junit_of_failure(budgets, error.message))
+        raise
     verdicts = budget.judge(measurement, budgets)
     if junit is not None:
         Path(junit).write_bytes(budget.junit(measurement, verdicts, time.monotonic() - began_s))
@@ -169,6 +156,60 @@ def check(
 
         show_check(measurement, verdicts)
     return 0 if all(verdict.met for verdict in verdicts) else _NO
+
+
+def _measured(
+    model: str,
+    engine: str | None,
+    *,
+    name: str | None,
+    key_env: str | None,
+    context: int | None,
+    prompt: tuple[int, ...],
+    output: int,
+    depth: tuple[int, ...],
+    parallel: tuple[int, ...],
+    threads: int | None,
+    precision: float,
+    max_time: float,
+    timeout: float | None,
+    loads: bool,
+) -> Measurement:
+    """Raises EngineError, too, when the engine failed after something was measured: that is in the store."""
+    from weigh.bench.measure import Asked
+    from weigh.model.ggml_types import GgmlType
+
+    settings, _ = options.settings_and_workload(
+        context=context,
+        prompt=max(prompt),
+        output=output,
+        depth=max(depth),
+        parallel=1,
+        kv_type=GgmlType.F16,
+        threads=threads,
+    )
+    asked = Asked(
+        prompts=prompt,
+        output_tokens=output,
+        depths=depth,
+        parallel=parallel,
+        precision=precision,
+        most_s=max_time,
+        starts=2 if loads else 0,
+    )
+    found = run_bench(
+        model,
+        engine,
+        asked,
+        settings,
+        name=name,
+        key_env=key_env,
+        timeout_s=timeout,
+        calibrate=False,
+    )
+    if found.ended is not None:
+        raise found.ended
+    return found.measurement
 
 
 def _stored(beginning: str) -> Measurement:
