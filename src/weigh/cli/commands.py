@@ -286,7 +286,7 @@ def curve(
 @click.option("--idle-watts", type=click.FloatRange(0), default=0.0, help="Drawn in the hours at rest.")
 @click.option("--currency", default="USD", show_default=True, help="Of all prices.")
 @click.option(
-    "--api", "apis", multiple=True, help="NAME=IN/OUT per million tokens, or a NAME of prices.toml."
+    "--api", "apis", multiple=True, help="NAME=IN/OUT per million tokens, or a NAME whose price is known."
 )
 @click.option("--users", type=click.IntRange(1, 1024), default=1, show_default=True, help="Users at once.")
 @click.option("--context", type=options.Tokens(), help="Tokens of context per user (default: 4096).")
@@ -321,7 +321,7 @@ def cost(
 ) -> int:
     """What a million tokens cost on hardware of your own, beside an API's price; joules per token.
 
-    Prices are yours to say: weigh knows none. Exit code 1 when it does not fit or no speed is known.
+    Prices are yours to say; those of a few APIs are known. Exit code 1 when it does not fit or no speed is known.
     """
     from weigh.estimate.cost import Costs, api_price
     from weigh.estimate.cost import cost as price_tokens

@@ -83,7 +83,8 @@ def checked_url(text: str) -> str:
         named, _ = parts.hostname, parts.port
     except ValueError:
         named = None
-    if not named or parts.scheme not in ("http", "https") or not text.strip().isprintable():
+    plain = re.fullmatch(r"[\x21-\x7e]+", text.strip())
+    if not named or parts.scheme not in ("http", "https") or not plain:
         raise BadInput(
             "that is no address of a server", hint="write it as http://HOST:PORT or https://HOST/v1"
         )

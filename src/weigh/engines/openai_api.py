@@ -176,7 +176,7 @@ class OpenAiModel:
         try:
             request = {"content": text, "model": self.model, "prompt": text, "add_special_tokens": False}
             said = self._api.post(self._root + "/tokenize", request)
-        except Refused:
+        except (Refused, EngineCrashed):  # started without one
             return None
         ids = said.get("tokens") if isinstance(said, dict) else None
         valid = isinstance(ids, list) and all(type(one) is int and 0 <= one < 1 << 31 for one in ids)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from weigh import units
 from weigh.engines.endpoint import MOST_ANSWER_BYTES, Endpoint, Refused
@@ -276,7 +276,7 @@ class _Rest:
 
     def metadata(self, model: str) -> tuple[str, Mapping[str, Signature]]:
         try:
-            said = self._api.get(f"/v1/models/{model}/metadata")
+            said = self._api.get(f"/v1/models/{quote(model, safe='')}/metadata")
         except Refused as error:
             if error.status == 404:
                 raise UnknownName(f"model at {self._api.what}", model) from None
@@ -296,7 +296,7 @@ class _Rest:
         return {"signature_name": signature.name, "inputs": columns}
 
     def predict(self, model: str, request: Any) -> tuple[float, tuple[str, ...]]:
-        with self._api.open("POST", f"/v1/models/{model}:predict", request) as reply:
+        with self._api.open("POST", f"/v1/models/{quote(model, safe='')}:predict", request) as reply:
             said = reply.json()
             took_s = reply.ended_s
         outputs = said.get("outputs") if isinstance(said, dict) else None
