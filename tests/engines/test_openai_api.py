@@ -386,6 +386,7 @@ def test_a_redirect_is_not_followed(other: StandIn, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "url",
     [
+        "http://host/a b",
         "http://user:word@host/v1",
         "https://host/v1?key=abc",
         "ftp://host",
@@ -398,6 +399,21 @@ def test_an_address_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
     with pytest.raises(BadInput) as error:
         checked_url(url)
     assert not {"word", "abc"} & set(error.value.message.replace("=", " ").split())
+
+
+def test_a_proxy_is_asked_for_servers_elsewhere_alone(
+    other: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("http_proxy", other.url.replace("http://", "http://me:word@"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    other.answers[f"http://models.invalid:8000{MODELS}"] = listing("there")
+    assert OpenAiModel("http://models.invalid:8000").model == "there"
+    headers = other.received[-1].headers
+    assert headers["Proxy-Authorization"] == "Basic bWU6d29yZA=="  # me:word
+    assert "Authorization" not in headers  # in the clear
+    assert OpenAiModel(other.url).model == "gpt-4o"
+    assert other.received[-1].path == MODELS
 
 
 # --- servers that fail, or mean harm -----------------------------------------------------------------
