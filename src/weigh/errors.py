@@ -89,7 +89,8 @@ class NotKept(WeighError):
         said = (
             f"the measurement was written to {path} instead" if path else "the measurement is not on the disk"
         )
-        super().__init__(f"{why.message}; {said}", hint=why.hint)
+        later = f"{why.hint}, then import that file as your own" if path else why.hint
+        super().__init__(f"{why.message}; {said}", hint=later)
         self.path, self.document = path, document
 
 
