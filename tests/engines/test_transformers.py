@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
+import venv
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,8 +17,17 @@ import pytest
 
 from tests.model.checkpoint_files import LLAMA_CONFIG
 from weigh.engines.engine import Limits, Settings
+from weigh.engines.environments import Environment, Receipt
 from weigh.engines.transformers import Transformers, TransformersSession
-from weigh.errors import BadFile, BadInput, EngineCrashed, EngineTimeout, NotSupported, OutOfMemory
+from weigh.errors import (
+    BadFile,
+    BadInput,
+    EngineCrashed,
+    EngineMissing,
+    EngineTimeout,
+    NotSupported,
+    OutOfMemory,
+)
 from weigh.model.catalog import catalog
 from weigh.model.ggml_types import GgmlType
 from weigh.model.stored_quantization import stored
@@ -119,6 +130,32 @@ def test_a_shortened_model_of_the_catalog_runs_on_made_up_weights(tmp_path: Path
     ):
         assert session.generate(PROMPT, 4).output_tokens == 4
         assert session.memory().private_bytes > short.tensor_bytes > 100e6
+
+
+def test_it_runs_in_the_environment_that_was_made_for_it(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real environment, which has the packages of this one by a `.pth` file, since installing them takes minutes."""
+    monkeypatch.setenv("WEIGH_ENGINES", str(tmp_path))
+    environment = Environment("transformers")
+    venv.create(environment.folder)
+    (packages,) = environment.package_folders()
+    (packages / "here.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    for name, version in (("transformers", "5.1.0"), ("torch", "2.9.0")):
+        metadata = packages / f"{name}-{version}.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    environment.write(Receipt("transformers", whole=True))
+    assert ENGINE.python == sys.executable  # weigh's own comes first
+    monkeypatch.setattr("weigh.engines.packages.package_version", lambda package: None)  # weigh without them
+    assert ENGINE.version() == "transformers 5.1.0, torch 2.9.0"
+    with ENGINE.start(checkpoint, SETTINGS, Limits()) as session:
+        assert session.command[0] == str(environment.python)
+        assert session.generate(PROMPT, 2).output_tokens == 2
+    environment.write(Receipt("transformers"))
+    with pytest.raises(EngineMissing, match="`transformers` is not installed") as error:
+        ENGINE.version()
+    assert error.value.hint == "weigh engines add transformers"
 
 
 # --- what goes wrong ---------------------------------------------------------------------------------

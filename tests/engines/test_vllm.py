@@ -1,4 +1,4 @@
-"""vLLM on a config alone, for real where it is installed; starting it takes a minute."""
+"""vLLM on a config alone, for real where `weigh engines add vllm` was run; starting it takes half a minute."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from tests.model.checkpoint_files import LLAMA_CONFIG
 from weigh.engines import vllm
 from weigh.engines.engine import Limits, Settings
+from weigh.engines.environments import Environment, Receipt
 from weigh.engines.vllm import Vllm, steps
 from weigh.errors import BadFile, BadInput, EngineCrashed, EngineError, EngineMissing
 from weigh.model.config import spec_from_config
@@ -41,6 +42,43 @@ def test_one_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         Vllm().start(folder_with(tmp_path / "m"), Settings(), Limits())
     assert error.value.hint is not None
     assert "WEIGH_VLLM" in error.value.hint
+
+
+def made_by_add(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Environment:
+    """An environment as `weigh engines add vllm` leaves it, but for what is in its packages."""
+    monkeypatch.delenv("WEIGH_VLLM", raising=False)
+    monkeypatch.setenv("WEIGH_ENGINES", str(folder))
+    monkeypatch.setenv("PATH", os.defpath)
+    environment = Environment("vllm")
+    for name in ("vllm", "python"):
+        path = environment.program(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("#!/bin/sh\nexit 1\n")
+        path.chmod(0o755)
+    (environment.folder / "lib/python3.11/site-packages/vllm-0.32.0+cpu.dist-info").mkdir(parents=True)
+    environment.write(Receipt("vllm", whole=True))
+    return environment
+
+
+def test_the_one_that_was_added_is_found_and_comes_after_the_one_on_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = made_by_add(monkeypatch, tmp_path / "engines")
+    assert Vllm().path == str(environment.program("vllm"))
+    assert Vllm().version() == "vllm 0.32.0+cpu"
+    own = tmp_path / "bin" / "vllm"
+    own.parent.mkdir()
+    own.write_text("#!/bin/sh\necho 0.1.0\n")
+    own.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{own.parent}:{os.defpath}")
+    assert Vllm().path == str(own)
+
+
+def test_one_that_was_left_half_made_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_by_add(monkeypatch, tmp_path / "engines").write(Receipt("vllm"))
+    with pytest.raises(EngineMissing, match="`vllm` is not an installed program") as error:
+        Vllm().version()
+    assert "weigh engines add vllm" in (error.value.hint or "")
 
 
 def test_its_version_is_read_off_its_metadata(tmp_path: Path) -> None:
@@ -75,7 +113,7 @@ def test_tokens_that_arrive_together_share_their_time() -> None:
     assert steps((0.0, 2.0, 2.02, 3.0)) == pytest.approx((1.01, 1.01, 0.98))
 
 
-@pytest.mark.skipif(not installed(), reason="vllm is neither on PATH nor named by WEIGH_VLLM")
+@pytest.mark.skipif(not installed(), reason="no vLLM here: `weigh engines add vllm`")
 def test_it_serves_a_config_alone(tmp_path: Path) -> None:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     folder = folder_with(tmp_path / "m")

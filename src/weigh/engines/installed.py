@@ -6,7 +6,6 @@ theirs in a child process, servers by one request; all at once, and none is wait
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -16,11 +15,11 @@ from typing import Any
 
 from weigh.engines.endpoint import Endpoint
 from weigh.engines.environments import Environment
+from weigh.engines.ollama import VARIABLE, server_url
 from weigh.engines.packages import package_version
 from weigh.errors import EngineError, WeighError
 
 LIMIT_S = 5.0
-OLLAMA_PORT = 11434
 _SPEED = ("load time", "time to first token", "prefill and decode", "memory")
 _SERVED = ("time to first token", "decode")
 
@@ -118,9 +117,10 @@ def _engine(one: Known, engine: Any, where: Callable[[Any], str]) -> Known:
 
 def _ollama() -> Known:
     one = Known("ollama", "Ollama's server, yours", "GGUF, by its names", _SPEED)
-    host = ollama_address()
     get = "Ollama's own installer, then `ollama serve`; OLLAMA_HOST names a server elsewhere"
+    host = VARIABLE
     try:
+        host = server_url()
         answer = Endpoint(host, connect_s=1.0, silence_s=LIMIT_S).get("/api/version")
     except WeighError as error:
         installed = shutil.which("ollama")
@@ -141,12 +141,12 @@ def _openai() -> Known:
 
 
 def _tf_serving() -> Known:
-    one = Known("tf-serving", "TensorFlow Serving", "SavedModel", ("time of a predict request",))
+    one = Known("tf-serving", "TensorFlow Serving", "SavedModel", ("time and rate of predict requests",))
     return _program(
         one,
         "tensorflow_model_server",
         "--version",
-        get="TensorFlow's apt repository or container image; then by URL",
+        get="TensorFlow's own packages or container image; weigh bench URL --engine tf-serving",
     )
 
 
@@ -177,12 +177,3 @@ def _said(answer: Any) -> str:
     """A version, from a server that may be anybody's."""
     version = answer.get("version") if isinstance(answer, dict) else None
     return version[:40] if isinstance(version, str) and version.isprintable() else "of unknown version"
-
-
-def ollama_address() -> str:
-    """OLLAMA_HOST as Ollama itself reads it: a host, a port, both, or a URL; on this machine by default."""
-    said = os.environ.get("OLLAMA_HOST", "").strip()
-    scheme, _, rest = said.rpartition("://")
-    host, _, port = rest.strip("/").partition(":")
-    host = "127.0.0.1" if host in ("", "0.0.0.0") else host
-    return f"{scheme or 'http'}://{host}:{port or OLLAMA_PORT}"
