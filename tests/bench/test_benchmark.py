@@ -132,7 +132,7 @@ def test_it_agrees_with_a_test_drive_of_the_same_file_and_settings(calibrated: H
 def test_a_model_that_is_no_file_here_is_refused(calibrated: Here, spec: ModelSpec) -> None:
     with pytest.raises(BadInput, match="no GGUF file on this machine"):
         benchmark(resolve("llama-3.2-1b"), calibrated, ASKED, SETTINGS)
-    with pytest.raises(BadInput, match="no safetensors checkpoint"):
+    with pytest.raises(BadInput, match="is a GGUF file, and this engine runs a safetensors checkpoint"):
         own_files(spec, "safetensors")
     with pytest.raises(EngineMissing):
         benchmark(spec, replace(calibrated, engine=None), ASKED, SETTINGS)

@@ -74,11 +74,17 @@ def own_files(spec: ModelSpec, engine_takes: str) -> tuple[Path, ...]:
     Raises:
         BadInput: the model is known by its shapes alone, or lies in files the engine does not read.
     """
-    if spec.file is None or spec.format != engine_takes:
-        kind = "GGUF file" if engine_takes == "gguf" else "safetensors checkpoint"
+    kinds = {"gguf": "GGUF file", "safetensors": "safetensors checkpoint"}
+    if spec.file is None or not spec.format:
         raise BadInput(
-            f"{spec.name} is no {kind} on this machine, and a benchmark runs the real one",
+            f"{spec.name} is no {kinds[engine_takes]} on this machine, and a benchmark runs the real one",
             hint=f"`weigh try {spec.name}` test-drives it; `weigh models` lists what is here",
+        )
+    if spec.format != engine_takes:
+        readers = "llama.cpp" if spec.format == "gguf" else "transformers or vLLM"
+        raise BadInput(
+            f"{spec.name} is a {kinds[spec.format]}, and this engine runs a {kinds[engine_takes]}",
+            hint=f"run it on {readers}",
         )
     if engine_takes != "gguf":
         folder = spec.file if spec.file.is_dir() else spec.file.parent
