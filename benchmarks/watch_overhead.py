@@ -64,9 +64,15 @@ def measured(started: subprocess.Popen[bytes], seconds: float) -> tuple[float, f
     """(seconds of processor time until it settled, share of one core afterwards)."""
     try:
         time.sleep(SETTLE_S)
-        before, began_s = cpu_s(started.pid), time.monotonic()
-        time.sleep(seconds)
-        return before, (cpu_s(started.pid) - before) / (time.monotonic() - began_s)
+        begin_s = cpu_s(started.pid)
+        while True:
+            before_s, began_s = cpu_s(started.pid), time.monotonic()
+            time.sleep(seconds)
+            took_s = time.monotonic() - began_s
+            if started.poll() is not None:
+                raise SystemExit(f"{started.args!r} ended with {started.returncode}")
+            if took_s < 1.02 * seconds:  # else all were paused meanwhile
+                return begin_s, (cpu_s(started.pid) - before_s) / took_s
     finally:
         started.terminate()
         started.wait()
@@ -89,6 +95,11 @@ def main() -> None:
             ("`watch` in a pipe", in_pipe, (*WEIGH, "watch", *named)),
             ("`watch --json`", in_pipe, (*WEIGH, "watch", *named, "--json")),
             ("`watch`, engines found by name", in_terminal, (*WEIGH, "watch")),
+            (
+                "`watch --guard`, limit reached, tree paused",
+                in_pipe,
+                (*WEIGH, "watch", *named, "--guard", "1MiB"),
+            ),
             ("`run`", in_pipe, (*WEIGH, "run", "--guard", "99%", "--", *busy)),
             ("`run --max-memory`", in_pipe, (*WEIGH, "run", "--max-memory", "20GiB", "--", *busy)),
             (

@@ -243,6 +243,14 @@ def test_json_is_an_object_a_line(begun: list[Popen]) -> None:
     assert len(first["processors"]["by_core"]) == os.cpu_count()
 
 
+def test_what_the_guard_does_is_an_object_too(begun: list[Popen]) -> None:
+    watching = begin(begun, "watch", "--interval", "100ms", "--json", "--guard", "1MiB")
+    assert watching.stdout is not None
+    act = json.loads(watching.stdout.readline())["act"]
+    assert act["kind"] == "warned"
+    assert act["details"]["limit_bytes"] == 1 << 20
+
+
 def test_a_reader_that_leaves_ends_it(begun: list[Popen]) -> None:
     watching = begin(begun, "watch", "--interval", "100ms")
     assert watching.stdout is not None
@@ -297,6 +305,8 @@ def test_a_guard_pauses_by_name_and_ctrl_c_resumes(begun: list[Popen], tmp_path:
     words = ("--name", "hungry-engine", "--guard", "1MiB", "--interval", "100ms")  # any machine uses more
     watching = begin(begun, "watch", *words)
     until(lambda: is_stopped(root))
+    assert watching.stdout is not None
+    assert watching.stdout.readline()
     watching.send_signal(signal.SIGINT)
     assert watching.wait(60) == 130
     assert not is_stopped(root)
@@ -314,6 +324,8 @@ def test_a_store_that_cannot_be_written_does_not_hold_the_guard_up(
     root = start(EATER, 0, 1, lines=1)
     watching = begin(begun, "watch", "--pid", root.pid, "--guard", "1MiB", "--on-limit", "stop")
     until(lambda: not is_alive(root))
+    assert watching.stdout is not None
+    assert watching.stdout.readline()  # Ctrl-C while Python still imports ends it as the signal itself does
     watching.send_signal(signal.SIGINT)
     assert watching.wait(60) == 130
     assert watching.stderr is not None

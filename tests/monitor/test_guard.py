@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,10 +21,12 @@ from tests.machine.conftest import Group
 from tests.monitor.conftest import DEAF, EATER, Start, until
 from weigh.errors import BadInput
 from weigh.machine import kernel_files
+from weigh.monitor import watch as watch_module
 from weigh.monitor.guard import FASTEST_S, Act, Gauge, Guard, Limit, OnLimit, parse_limit
 from weigh.monitor.processes import Process, Tree, is_alive, is_stopped
 from weigh.monitor.sample import MemoryReader, used_bytes
 from weigh.monitor.tree_memory import TreeMemory
+from weigh.monitor.watch import Guarding, machine_gauges
 from weigh.units import GIB, MIB
 
 
@@ -121,6 +124,26 @@ def test_a_gauge_that_cannot_be_read_is_not_taken_for_empty() -> None:
     guard = Guard([Gauge("memory of GPU 0", lambda: None, Limit(share=0.9), OnLimit.STOP, 1.0)], None)
     assert guard.look(0.0) > 0
     assert guard.acts == []
+
+
+def test_gpu_memory_is_guarded_where_nvml_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [(70 * GIB, 80 * GIB), (10 * GIB, 80 * GIB)]
+    monkeypatch.setattr(watch_module, "GpuReader", lambda: SimpleNamespace(nvidia_memory=lambda: told))
+    asked = Guarding(gpu_memory=parse_limit("95%"))
+    guard = Guard(machine_gauges(asked, OnLimit.WARN, MemoryReader().read, 1.0), None)
+    guard.look(0.0)
+    assert guard.acts == []
+    told[0] = (77 * GIB, 80 * GIB)
+    guard.look(10.0)
+    assert [act.text for act in guard.acts] == [
+        "memory of GPU 0 at 77.00 GiB (96% of 80.00 GiB), limit 95 %, growing by 0.70 GiB/s: the limit is reached"
+    ]
+
+
+def test_without_nvml_gpu_memory_cannot_be_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "GpuReader", lambda: SimpleNamespace(nvidia_memory=list))
+    with pytest.raises(BadInput, match="no NVIDIA GPU"):
+        machine_gauges(Guarding(gpu_memory=parse_limit("95%")), OnLimit.WARN, MemoryReader().read, 1.0)
 
 
 # --- real processes --------------------------------------------------------------------------------------

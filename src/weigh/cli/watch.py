@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -101,11 +99,12 @@ def watch(
     guarding = _guarding(guard, gpu_guard, on_limit, grace_s)
     screen = watch_screen(interval_s, guarding, as_json=as_json, once=once)
     with (
-        _ended_by_signals(),
+        _EndedBySignals() as ending,
         screen,
         watching(Named(pids, names, urls), guarding, interval_s=interval_s, said=screen.said) as samples,
     ):
         for sample in islice(samples, 1) if once else samples:
+            ending.check()
             screen.show(sample)
     return 0
 
@@ -176,21 +175,38 @@ def _guarding(guard: Limit | None, gpu_guard: Limit | None, on_limit: str | None
     return Guarding(guard, gpu_guard, OnLimit(on_limit) if on_limit else None, grace_s)
 
 
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end it as Ctrl-C does: the terminal is cleaned and nothing stays paused."""
-    import signal
+class _EndedBySignals:
+    """SIGTERM and SIGHUP end it as Ctrl-C does: the terminal is cleaned and nothing stays paused.
 
-    def end(number: int, _frame: object) -> None:
-        sys.exit(128 + number)
+    An exception that a signal raises in the midst of some library may be lost there, so it is raised again
+    by `check`.
+    """
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> Self:
+        import signal
+
+        self._came: int | None = None
+        self._interrupt = int(signal.SIGINT)
+        names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        numbers = [
+            number for name in names if signal.getsignal(number := getattr(signal, name)) != signal.SIG_IGN
+        ]
+        self._before = {number: signal.signal(number, self._end) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import signal
+
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _end(self, number: int, _frame: object) -> None:
+        self._came = number
+        self.check()
+
+    def check(self) -> None:
+        if self._came is not None:
+            raise KeyboardInterrupt if self._came == self._interrupt else SystemExit(128 + self._came)
 
 
 ALL: tuple[click.Command, ...] = (watch, run)

@@ -31,7 +31,8 @@ from weigh.monitor.processes import (
 )
 from weigh.monitor.tree_memory import TreeMemory
 
-LOOK_S = 5.0  # between two looks at all processes, which cost some milliseconds
+LOOK_S = 5.0  # between two looks at all processes, which cost some milliseconds, on a full system many
+LOOK_SHARE = 0.002  # of one core, at most
 ASK_S = 0.45  # between two questions to one server, at least
 _PATIENCE_S = 5.0
 _MOST_ANSWER_BYTES = 4 << 20
@@ -156,14 +157,19 @@ class EngineReader:
 
     def read(self) -> tuple[EngineLoad, ...]:
         if time.monotonic() >= self._look_at_s:
-            self._look_at_s = time.monotonic() + LOOK_S
+            began_s = time.thread_time()
             self._look()
+            self._look_at_s = time.monotonic() + max(LOOK_S, (time.thread_time() - began_s) / LOOK_SHARE)
         loads = [watched.read(self._gpu_bytes) for watched in self._found.values()]
         loads += [
             EngineLoad(name=server.url, kind="server", url=server.url, tokens=server.rate())
             for server in self._by_url
         ]
         return tuple(load for load in loads if load is not None)
+
+    def wanted_pids(self) -> list[int]:
+        """Of the processes that were named and are there; of none when nothing was named."""
+        return [process.pid for process in self._found] if self._wanted else []
 
     def close(self) -> None:
         for server in (*self._by_url, *(watched.server for watched in self._found.values())):

@@ -22,6 +22,8 @@ from weigh.monitor.processes import Process, Tree, is_stopped
 
 FASTEST_S = 0.05
 UNREADABLE_S = 0.5
+SETTLED_S = 0.5  # while the limit is reached and all is done that can be
+MEMBERS_SHARE = 0.002  # of one core, for looking at whom the tree has now
 MEMBERS_S = 5.0  # so long may one's parent live and end without it being known to belong
 MOST_OF_A_CORE = 0.05  # where looking takes long it is done less often
 WARN_SHARE = 0.95  # of the limit
@@ -173,6 +175,10 @@ class Act:
         return asdict(self)
 
 
+def _next_s(gauge: Gauge, outlook: Outlook) -> float:
+    return max(outlook.next_s, SETTLED_S) if gauge.warned_over and outlook.reached else outlook.next_s
+
+
 class Guard:
     """Looks after gauges in a thread, from `start` to `close`.
 
@@ -243,15 +249,16 @@ class Guard:
     def look(self, now_s: float) -> float:
         """Look at all gauges and do what is due; seconds until the next look."""
         if self._tree is not None and now_s >= self._members_at_s:
-            self._members_at_s = now_s + MEMBERS_S
+            began_s = time.thread_time()
             self._tree.members()
+            self._members_at_s = now_s + max(MEMBERS_S, (time.thread_time() - began_s) / MEMBERS_SHARE)
         looks = [(gauge, gauge.look(now_s)) for gauge in self._gauges]
         found = [(gauge, outlook) for gauge, outlook in looks if outlook is not None]
         if not found:
             return UNREADABLE_S
         with self._lock:
             self._do_what_is_due(found, now_s)
-        return FASTEST_S if self._kill_at_s is not None else min(outlook.next_s for _, outlook in found)
+        return FASTEST_S if self._kill_at_s is not None else min(_next_s(*one) for one in found)
 
     def _do_what_is_due(self, found: Sequence[tuple[Gauge, Outlook]], now_s: float) -> None:
         over = [(gauge, outlook) for gauge, outlook in found if outlook.reached or outlook.about_to_be]

@@ -116,6 +116,11 @@ class Tree:
         self._known = found
         return tuple(found)
 
+    @property
+    def last_members(self) -> tuple[Process, ...]:
+        """As of the last look, which costs nothing."""
+        return tuple(self._known)
+
     def signal(self, number: signal.Signals, which: Callable[[Process], bool] | None = None) -> list[Process]:
         """Signal all members, or those that `which` picks; the ones that got it.
 

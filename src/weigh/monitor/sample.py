@@ -18,7 +18,7 @@ from weigh.machine.cgroup import Level, levels
 from weigh.machine.machine import Memory
 from weigh.machine.memory import read_memory
 from weigh.machine.power import Counter, counters
-from weigh.monitor.engines import EngineLoad, EngineReader, Named, named_roots
+from weigh.monitor.engines import EngineLoad, EngineReader, Named
 from weigh.monitor.gpus import GpuLoad, GpuReader
 from weigh.monitor.processors import SLOW_S, ProcessorReader, Processors
 
@@ -139,12 +139,6 @@ def _pressure(told: str, of: str) -> Pressure | None:
     return Pressure(shares["some"], shares.get("full"), of) if "some" in shares else None
 
 
-def pids_of(wanted: Named) -> Callable[[], list[int]]:
-    """Raises BadInput when a process that was named by its number is not there."""
-    find = named_roots(wanted)
-    return lambda: [process.pid for process in find()]
-
-
 class Sampler:
     """Reads everything; rates are since the sample before, so the first has none.
 
@@ -156,7 +150,7 @@ class Sampler:
         self._root = root
         self._gpus = GpuReader(root, nvml)
         self._engines = EngineReader(wanted, self._gpus.used_by)
-        self._memory = MemoryReader(root, pids_of(wanted) if wanted else tuple)
+        self._memory = MemoryReader(root, self._engines.wanted_pids)
         self._processors = ProcessorReader(root)
         self._power = _PowerReader(counters(root, nvml))
         self._swap: tuple[float, int, int] | None = None
@@ -164,6 +158,7 @@ class Sampler:
         self._heat_at_s = 0.0
 
     def read(self) -> Sample:
+        engines = self._engines.read()  # first, for their limits are those that count
         swapped_in, swapped_out = self._read_swapped()
         return Sample(
             when_unix_s=time.time(),
@@ -175,7 +170,7 @@ class Sampler:
             gpus=self._gpus.read(),
             power=self._power.read(),
             heat=self._read_heat(),
-            engines=self._engines.read(),
+            engines=engines,
         )
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from weigh.monitor.engines import Named, named_roots
 from weigh.monitor.gpus import GpuReader
 from weigh.monitor.guard import GRACE_S, Gauge, Guard, Limit, OnLimit
 from weigh.monitor.processes import Tree, names_of
-from weigh.monitor.sample import MemoryReader, Sample, Sampler, pids_of, used_bytes
+from weigh.monitor.sample import MemoryReader, Sample, Sampler, used_bytes
 
 FIRST_S = 0.5  # twice that to the first sample shown: rates need two, and servers take a while to answer
 
@@ -81,7 +81,7 @@ def watch_guard(wanted: Named, guarding: Guarding, *, interval_s: float) -> Guar
     tree = Tree(named_roots(touchable)) if touchable else None
     own = (name for pid in touchable.pids for name in names_of(pid)[-1:])
     what = ", ".join(dict.fromkeys((*touchable.names, *own)))
-    reader = MemoryReader(pids=pids_of(touchable))
+    reader = MemoryReader(pids=lambda: [process.pid for process in tree.last_members] if tree else [])
     gauges = machine_gauges(guarding, on_limit, reader.read, interval_s)
     return Guard(gauges, tree, what=what, grace_s=guarding.grace_s)
 

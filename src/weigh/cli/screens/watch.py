@@ -72,6 +72,9 @@ class _JsonLines(_Plain):
     def show(self, sample: Sample) -> None:
         _print_line(json.dumps(sample.to_json(), ensure_ascii=False))
 
+    def said(self, act: Act) -> None:
+        _print_line(json.dumps({"act": act.to_json()}, ensure_ascii=False))
+
 
 class _Lines(_Plain):
     def show(self, sample: Sample) -> None:
@@ -252,7 +255,7 @@ def _gpu_facts(gpu: GpuLoad) -> str:
 # --- engines ---------------------------------------------------------------------------------------------
 
 
-_NOTHING = "no engine found; name one with --pid, --name or --url"
+_NOTHING = "no engine runs that is known by name, or none that was named"
 
 
 def _engine_lines(sample: Sample, history: History) -> list[str]:
