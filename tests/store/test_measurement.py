@@ -114,6 +114,15 @@ def test_names_of_any_letters_and_length_are_kept_as_far_as_they_can_be_shown(st
     assert found.id == odd.id
 
 
+def test_a_command_does_not_name_the_user(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    ours = bench(command=("llama-server", "--model=/home/ada/models/a.gguf"))
+    save(store, ours)
+    (found,) = measurements(store)
+    assert found.command == ("llama-server", "--model=~/models/a.gguf")
+    assert found.id == ours.id
+
+
 def test_events_come_back_newest_first(store: Store) -> None:
     assert events(store) == []
     first = Event(1.0, "warned", "memory at 91 % of 23.5 GiB", {"pid": 7})

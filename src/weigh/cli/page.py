@@ -209,7 +209,7 @@ def _over(one: Measurement, numbers: Iterator[str], name: str, key: str, title: 
             figure = measured.figure
             lines.setdefault(at(rest), []).append(Dot(x, figure.value, figure.low, figure.high))
     series = [
-        Series(label or "alone", tuple(sorted(dots, key=lambda dot: dot.x)))
+        Series(label or "empty context", tuple(sorted(dots, key=lambda dot: dot.x)))
         for label, dots in lines.items()
         if len({dot.x for dot in dots}) > 1
     ][:MOST_SERIES]
@@ -234,7 +234,7 @@ def _over(one: Measurement, numbers: Iterator[str], name: str, key: str, title: 
 
 
 def _percentiles(one: Measurement) -> str:
-    """Of what has samples enough; the intervals are of independent samples."""
+    """Of what has samples enough; which of them are of one request is not told."""
     from weigh.bench.latency import QUANTILES, percentiles
 
     rows = []
@@ -246,7 +246,12 @@ def _percentiles(one: Measurement) -> str:
     if not rows:
         return ""
     heads = ("", "at", *(f"{quantile:.0%}" for quantile in QUANTILES))
-    return _table("Percentiles, in ms (80 % interval), of requests that were answered", heads, rows, right=4)
+    return _table(
+        "Percentiles, in ms (80 % interval, as if samples were independent), of requests that were answered",
+        heads,
+        rows,
+        right=4,
+    )
 
 
 def _ms(seconds: float) -> str:

@@ -131,7 +131,10 @@ class Measurement:
         return next((one for one in self.measured if one.name == name), None)
 
     def to_json(self, *, raw: bool = True) -> dict[str, Any]:
-        """Without the origin, which is the importer's to state; in texts, what is not printable is replaced."""
+        """Without the origin, which is the importer's to state.
+
+        In texts, what is not printable is replaced; in the command, the user's home folder, which names them.
+        """
         document: dict[str, Any] = {
             "kind": self.kind,
             "when_unix_s": float(self.when_unix_s),
@@ -143,7 +146,7 @@ class Measurement:
             "engine": {
                 "name": printable(self.engine),
                 "version": printable(self.engine_version),
-                "command": [printable(word, MOST_WORD_LETTERS) for word in self.command[:MOST_WORDS]],
+                "command": [_anonymous(word) for word in self.command[:MOST_WORDS]],
             },
             "model": printable(self.model),
             "family": printable(self.family),
@@ -366,6 +369,12 @@ def _measured(fields: Fields) -> Measured:
     )
     fields.end()
     return found
+
+
+def _anonymous(word: str) -> str:
+    home = str(Path.home())
+    named = home if len(home) > 1 else ""
+    return printable(word.replace(named, "~") if named else word, MOST_WORD_LETTERS)
 
 
 def _scalars(values: Mapping[str, Scalar]) -> dict[str, Scalar]:

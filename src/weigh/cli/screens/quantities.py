@@ -32,6 +32,7 @@ _NAMES = {
     "page_cache_bytes": "file in the page cache",
     "energy_j_per_token": "joules per token",
     "cpu_cores_busy": "processors busy",
+    "cpu_clock_hz": "the processors' clock, Hz",
     "predict_s": "time of a prediction",
     "rows_per_s": "rows/s, one batch after another",
 }
