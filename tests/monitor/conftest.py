@@ -78,6 +78,7 @@ def start() -> Iterator[Start]:
         child.wait()
         assert child.stdout is not None
         child.stdout.close()
+    until(lambda: not any(one.members() for one in trees))
 
 
 def until(true: Callable[[], object], at_most_s: float = 30.0) -> None:

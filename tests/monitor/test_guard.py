@@ -321,7 +321,7 @@ GROUPED = "import os, sys\nopen(sys.argv.pop(1), 'w').write('0')\n" + EATER
 
 
 def test_under_a_control_groups_limit_it_acts_before_the_kernel_does(
-    start: Start, control_group: Group
+    control_group: Group, start: Start
 ) -> None:
     limit = str(300 * MIB)
     swap = {"memory.memsw.limit_in_bytes": limit, "memory.swap.max": "0"}
@@ -394,3 +394,28 @@ time.sleep(60)
     memory = TreeMemory(Tree(lambda: [root]))
     assert memory.look().private_bytes < 60 * MIB
     assert memory.peak_bytes > 80 * MIB
+
+
+SHARED = """
+import os, sys, time
+open(sys.argv[1], "w").write("0")
+held = bytearray(200 << 20)
+held[::4096] = b"x" * len(held[::4096])
+if os.fork() == 0:
+    own = bytearray(50 << 20)
+    own[::4096] = b"x" * len(own[::4096])
+    print("on", flush=True)
+time.sleep(60)
+"""
+
+
+def test_memory_of_a_tree_is_what_the_kernel_charges_its_group_for(
+    control_group: Group, start: Start
+) -> None:
+    group = control_group({"memory.limit_in_bytes": str(GIB), "memory.max": str(GIB)})
+    root = start(SHARED, group / "cgroup.procs", lines=1)
+    stat = kernel_files.table(group / "memory.stat")
+    charged = stat["total_rss"] if "total_rss" in stat else stat["anon"]
+    assert charged > 250 * MIB
+    memory = TreeMemory(Tree(lambda: [root])).look()
+    assert memory.private_bytes == pytest.approx(charged, rel=0.02)
