@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.store.runs import RUN, run
+from tests.store.samples import BENCH
 from weigh.cli import main
+from weigh.errors import NotKept, WeighError
 from weigh.store import Store
 from weigh.store.exchange import export
 from weigh.store.ledger import record, runs
+from weigh.store.measurement import Event, Measurement, document, save, save_event
 
 
 def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -117,3 +120,71 @@ def test_what_is_wrong_is_one_line_and_two(
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert err.rstrip("\n").isprintable()
+
+
+def test_benchmarks_are_listed_beside_runs(capsys: pytest.CaptureFixture[str], store: Store) -> None:
+    record(store, RUN)
+    save(store, BENCH)
+    code, out, _ = ask(capsys, "history")
+    assert code == 0
+    row = next(line for line in out.splitlines() if line.startswith(BENCH.id[:8]))
+    assert "org/Model-1B:Q4_K_M" in row
+    assert "11.0 (10.0–12.0)" in row
+    assert "0.93 GiB" in row
+    document = answer(capsys, "history")
+    assert [len(document[key]) for key in ("runs", "measurements")] == [1, 1]
+    (found,) = document["measurements"]
+    assert (found["id"], found["origin"], found["kind"]) == (BENCH.id, None, "bench")
+    assert found["measured"][0]["figure"]["value"] == 11.0
+    assert "raw" not in found
+
+
+def test_results_of_other_programs_are_taken_in_and_told_apart(
+    capsys: pytest.CaptureFixture[str], store: Store
+) -> None:
+    file = Path(__file__).parents[1] / "store" / "foreign" / "llama_bench.json"
+    code, out, _ = ask(capsys, "history", "--import", str(file), "--origin", "Ada")
+    assert code == 0
+    assert "1 measurement imported from Ada (llama_bench.json), written by llama-bench" in out
+    assert answer(capsys, "history")["measurements"] == []
+    code, out, _ = ask(capsys, "history", "--all-origins")
+    assert "Ada" in next(line for line in out.splitlines() if "b11669" in line)
+    code, _, err = ask(capsys, "history", "--import", str(file))
+    assert (code, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("ending", ["csv", "md"])
+def test_tables_hold_measurements(
+    capsys: pytest.CaptureFixture[str], store: Store, tmp_path: Path, ending: str
+) -> None:
+    record(store, RUN)
+    save(store, BENCH)
+    path = tmp_path / f"out.{ending}"
+    code, out, _ = ask(capsys, "history", "--export", str(path))
+    assert code == 0
+    assert "1 measurement written" in out
+    assert path.read_text().count("decode_tokens_per_s") == 2
+
+
+def test_what_the_guard_did_is_told(capsys: pytest.CaptureFixture[str], store: Store) -> None:
+    assert "nothing yet" in ask(capsys, "history", "--events")[1]
+    save_event(store, Event(1_790_000_000.0, "paused", "memory at 91 % of 23.5 GiB", {"pid": 7}))
+    _, out, _ = ask(capsys, "history", "--events")
+    assert "2026-09-21 14:13  paused  memory at 91 % of 23.5 GiB" in out
+    (event,) = answer(capsys, "history", "--events")["events"]
+    assert event["details"] == {"pid": 7}
+
+
+def test_the_last_copy_of_a_measurement_is_printed(
+    capsys: pytest.CaptureFixture[str], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When neither the store nor a file takes it."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise NotKept(WeighError("no room", hint="make some"), None, document([BENCH]))
+
+    monkeypatch.setattr("weigh.store.ledger.runs", fails)
+    code, out, err = ask(capsys, "history")
+    assert code == 2
+    assert err == "weigh: no room; the measurement is not on the disk; make some\n"
+    assert Measurement.from_json(json.loads(out)["measurements"][0]) == BENCH

@@ -593,6 +593,7 @@ def try_(
 @click.option("--origin", help="Whose the imported ones are.")
 @click.option("--mine", is_flag=True, help="They are your own, as of a file written when the disk was full.")
 @click.option("--remove", "run_id", help="Forget the run or measurement whose id begins so.")
+@click.option("--events", is_flag=True, help="What the guard of `weigh watch` and `weigh run` did, and why.")
 @options.as_json
 def history(
     model: str | None,
@@ -603,6 +604,7 @@ def history(
     origin: str | None,
     mine: bool,
     run_id: str | None,
+    events: bool,
     as_json: bool,
 ) -> int:
     """Test-drives beside the estimates made before them, and what was benchmarked, newest first.
@@ -613,10 +615,10 @@ def history(
     from pathlib import Path
 
     from weigh.store import Store, exchange, ledger
-    from weigh.store.measurement import measurements
+    from weigh.store import measurement as kept
 
-    if sum(option is not None for option in (export_to, import_from, run_id)) > 1:
-        raise click.UsageError("only one of --export, --import and --remove at a time")
+    if sum(option is not None for option in (export_to, import_from, run_id)) + events > 1:
+        raise click.UsageError("only one of --export, --import, --remove and --events at a time")
     if (origin is not None or mine) and import_from is None:
         raise click.UsageError("--origin and --mine say whose the runs of --import are")
     if origin is not None and mine:
@@ -631,8 +633,12 @@ def history(
         _answer(as_json, lambda d: d.removed_document(gone), lambda s: s.show_removed(gone))
         return 0
     most = limit if export_to is not None else limit or 20
+    if events:
+        told = kept.events(store, most)
+        _answer(as_json, lambda d: d.events_document(told), lambda s: s.show_events(told))
+        return 0
     runs = ledger.runs(store, model, imported=all_origins, limit=most)
-    measured = measurements(store, model, imported=all_origins, limit=most, raw=export_to is not None)
+    measured = kept.measurements(store, model, imported=all_origins, limit=most, raw=export_to is not None)
     if export_to is not None:
         path = Path(export_to)
         exchange.export(path, runs, measured)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from weigh.model.spec import ModelSpec
     from weigh.store.accuracy import Group
     from weigh.store.exchange import Imported
-    from weigh.store.measurement import Measurement
+    from weigh.store.measurement import Event, Measurement
     from weigh.store.run import Run
 
 Document = dict[str, Any]
@@ -559,6 +559,10 @@ def history_document(runs: Sequence[Run], measurements: Sequence[Measurement]) -
         "runs": [run_document(run) for run in runs],
         "measurements": [measurement_document(one) for one in measurements],
     }
+
+
+def events_document(events: Sequence[Event]) -> Document:
+    return {"events": [asdict(event) | {"details": dict(event.details)} for event in events]}
 
 
 def compared_document(found: Comparison) -> Document:

@@ -6,6 +6,7 @@ from weigh.cli.screens.curve import show_curves
 from weigh.cli.screens.fit import show_comparison, show_fit, show_purchases, show_trials
 from weigh.cli.screens.ledger import (
     show_accuracy,
+    show_events,
     show_exported,
     show_history,
     show_imported,
@@ -23,6 +24,7 @@ __all__ = [
     "show_curves",
     "show_devices",
     "show_doctor",
+    "show_events",
     "show_exported",
     "show_fit",
     "show_history",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from weigh.store.accuracy import Errors, Group
     from weigh.store.exchange import Imported
-    from weigh.store.measurement import Measurement
+    from weigh.store.measurement import Event, Measurement
     from weigh.store.run import Quantity, Run
 
 _WORDS = {
@@ -83,6 +83,16 @@ def _show_measurements(measurements: Sequence[Measurement], *, origins: bool) ->
     show(table)
     show("\nSide by side  ", Bold(f"weigh compare {measurements[0].id[:8]} …"), ", as a page  ")
     show(Bold("weigh report FILE.html"))
+
+
+def show_events(events: Sequence[Event]) -> None:
+    if not events:
+        show("the guard has done nothing yet; `weigh watch --guard 90%` keeps one")
+        return
+    table = Grid(("when (UTC)", "", "why"), prose=("why",))
+    for event in events:
+        table.add(_when(event.when_unix_s), event.kind, event.text)
+    show(table)
 
 
 def _when(unix_s: float) -> str:
