@@ -221,7 +221,7 @@ def test_a_port_that_is_taken(tmp_path: Path, model: Path) -> None:
 
 
 def test_two_at_once_would_measure_each_other(tmp_path: Path, model: Path) -> None:
-    with weigh(tmp_path, "bench", str(model), *QUICK, "--output", "3000") as first:
+    with weigh(tmp_path, "bench", str(model), *QUICK, "--output", "20000") as first:
         first.wait_for("decode")
         with weigh(tmp_path, "bench", str(model), *QUICK) as second:
             code, out, said = second.end()
@@ -237,10 +237,16 @@ def test_two_at_once_would_measure_each_other(tmp_path: Path, model: Path) -> No
 
 @pytest.mark.parametrize(
     ("stage", "kept"),
-    [("loading", None), ("decode of 3,000", "load_cached_s"), ("prefill of 3,000", "decode_tokens_per_s")],
+    [
+        ("loading", None),
+        ("decode of 3,000 tokens, 3 at once", "load_cached_s"),
+        ("decode of 3,000", "load_cached_s"),
+        ("prefill of 3,000", "decode_tokens_per_s"),
+    ],
 )
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path, model: Path, stage: str, kept: str | None) -> None:
     asked = ("--output", "3000") if kept != "decode_tokens_per_s" else ("--output", "4", "--prompt", "3000")
+    asked = (*asked, "--parallel", "3") if "at once" in stage else asked
     with weigh(tmp_path, "bench", str(model), *QUICK, *asked, "--context", "4096") as command:
         command.wait_for(stage)
         command.engine()

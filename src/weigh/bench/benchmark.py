@@ -29,6 +29,7 @@ from weigh.store.measurement import Measured, Measurement, save
 from weigh.store.run import Kind
 
 INTERRUPTED = "interrupted"
+UNKNOWN_NOISE = 0.1  # of single steps, where none were run: as `turns.relative_spread` takes too few
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +262,7 @@ def _teach(
                 prefill_tokens_per_s=prefill,
                 load_s=samples("load_cached_s") if (prompt, depth, parallel) == first else (),
                 peak_memory_bytes=samples("peak_memory_bytes", parallel=parallel) if shared else (),
-                noise=spread or 0.1,
+                noise=UNKNOWN_NOISE if spread is None else spread,
             )
 
 
