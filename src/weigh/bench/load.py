@@ -24,7 +24,7 @@ from weigh.bench.lag import Lag
 from weigh.bench.latency import Percentile, percentiles, share_interval
 from weigh.bench.prompts import Prompts
 from weigh.bench.stopping import warm_up
-from weigh.bench.streams import Failure, Request, Streams
+from weigh.bench.streams import WATCH_S, Failure, Request, Streams
 from weigh.bench.token_times import itl_s, tpot_s
 from weigh.engines.token_arrivals import Counted
 from weigh.errors import EngineError, WeighError
@@ -42,7 +42,6 @@ LATE_S, LATE_SHARE = (
 )  # the client is late above the larger of both (share: of the latency measured)
 MOST_LEVELS = 20  # of a sweep
 NARROW = 1.15  # a sweep ends when the saturation point is known within this factor
-_WATCH_S = 0.1
 _SPIN_S = 1.5e-3  # timers of event loops are good to a millisecond or so; the rest is waited for awake
 _START_S = 0.05
 _AHEAD = 32  # requests made before their time
@@ -426,7 +425,7 @@ class _Run:
     ) -> None:
         name = f"{rate:.3g} requests/s" if rate else f"{clients} clients" if clients else "the trace"
         while True:
-            await asyncio.sleep(_WATCH_S)
+            await asyncio.sleep(WATCH_S)
             streams.watch()
             try:
                 self._check()
@@ -435,7 +434,7 @@ class _Run:
                 self._stop.set()
             answered = len(sender.requests) - sender.under_way
             text = f"{name}: {answered} answered, {sender.under_way} under way"
-            self._progress(text, min(1.0, streams.now_s() / max(end_s, _WATCH_S)))
+            self._progress(text, min(1.0, streams.now_s() / max(end_s, WATCH_S)))
 
 
 class _Sender:

@@ -24,6 +24,7 @@ from weigh.engines.token_arrivals import TokenArrivals
 from weigh.errors import Unreachable
 
 CONNECT_S = 10.0
+WATCH_S = 0.1
 FRESH_S = 2.0  # servers close idle connections after five seconds or more; no request is to meet with that
 OK = 200
 
@@ -75,7 +76,7 @@ class Streams:
         self._connecting: set[asyncio.Task[None]] = set()
         self._address: tuple[Any, ...] = ()
         self._aborted = Failure.UNFINISHED
-        self.began_s = time.monotonic()
+        self.began_s = self._watched_s = time.monotonic()
 
     async def resolve(self) -> None:
         """Look the server up once, so that no request waits for a name.
@@ -149,10 +150,15 @@ class Streams:
         connection.send(request, message, ended)
 
     def watch(self) -> None:
-        """End the requests of which nothing has come for too long."""
+        """End the requests of which nothing has come for too long; to be called every `WATCH_S`.
+
+        Silence is counted from call to call: while this process was stopped itself, it heard nothing either.
+        """
         now_s = time.monotonic()
+        passed_s, self._watched_s = min(now_s - self._watched_s, 2 * WATCH_S), now_s
         for connection in list(self._active):
-            if now_s - connection.heard_s > self.silence_s:
+            connection.silent_s += passed_s
+            if connection.silent_s > self.silence_s:
                 connection.fail(Failure.TIMED_OUT, f"silent for {self.silence_s:g} s")
 
     def abort(self, failure: Failure) -> None:
@@ -189,7 +195,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._request: Request | None = None
         self.usable = True
-        self.heard_s = 0.0
+        self.heard_s = self.silent_s = 0.0
 
     def send(self, request: Request, message: bytes, ended: Callable[[], None]) -> None:
         self._request, self._ended = request, ended
@@ -197,7 +203,7 @@ class _Connection(asyncio.Protocol):
         self._lines, self._refused, self._bytes = EventLines(), b"", 0
         self._done = False
         self._status = 0
-        self.heard_s = time.monotonic()
+        self.heard_s, self.silent_s = time.monotonic(), 0.0
         if self._transport is None or self._transport.is_closing():
             self.fail(Failure.BROKEN)
             return
@@ -227,7 +233,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are none of asyncio's classes
 
     def data_received(self, data: bytes) -> None:
-        self.heard_s = time.monotonic()
+        self.heard_s, self.silent_s = time.monotonic(), 0.0
         if self._request is None:  # nothing was asked
             self.drop()
             return
