@@ -48,5 +48,7 @@ def bill(served: ServedModel) -> Bill | None:
     if not isinstance(served, OpenAiModel):
         return None
     price = hosted_price(served.endpoint.host, served.model)
+    if price is None:
+        return None
     spent = served.spent
-    return price and Bill(price, spent.prompt_tokens, spent.cached_tokens, spent.output_tokens)
+    return Bill(price, spent.prompt_tokens, spent.cached_tokens, spent.output_tokens)
