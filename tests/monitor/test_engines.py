@@ -18,17 +18,14 @@ from tests.tiny_models import tiny_llama
 from weigh.engines.engine import Limits, Settings
 from weigh.engines.llama_cpp import EmbeddedLlamaCpp
 from weigh.errors import BadInput
-from weigh.monitor.engines import (
+from weigh.monitor.engines import EngineLoad, EngineReader, Named, named_roots
+from weigh.monitor.token_rates import (
     Counts,
-    EngineLoad,
-    EngineReader,
-    Named,
     checked_url,
     counts_of_metrics,
     counts_of_ollama,
     counts_of_slots,
     metrics,
-    named_roots,
     rate_between,
 )
 from weigh.synth.gguf import write_gguf

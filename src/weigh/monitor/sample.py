@@ -121,10 +121,17 @@ class MemoryReader:
         if time.monotonic() >= self._look_at_s:
             self._look_at_s = time.monotonic() + SLOW_S
             found = [
-                level for pid in (*self._pids(),) or ("self",) for level in levels("memory", self._root, pid)
+                level for pid in self._one_of_each_group() for level in levels("memory", self._root, pid)
             ]
             self._groups = list(dict.fromkeys(found))
         return read_memory(self._root, within=self._groups)
+
+    def _one_of_each_group(self) -> Iterable[int | str]:
+        """A large tree mostly sits in one group, which need not be looked up for each process."""
+        pids = list(self._pids())
+        return {kernel_files.text(self._root / f"proc/{pid}/cgroup"): pid for pid in pids}.values() or (
+            "self",
+        )
 
     def pressure(self) -> Pressure | None:
         """Of the nearest v2 group that tells it, else of the system; None where the kernel has none."""

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
     from rich.live import Live
 
-    from weigh.monitor.engines import EngineLoad, TokenRate
+    from weigh.monitor.engines import EngineLoad
     from weigh.monitor.gpus import GpuLoad
     from weigh.monitor.guard import Act
     from weigh.monitor.run import Finished
     from weigh.monitor.sample import Sample
+    from weigh.monitor.token_rates import TokenRate
     from weigh.monitor.watch import Guarding
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
