@@ -171,19 +171,29 @@ def profiles(data: bytes) -> None:
 
 
 def runs(data: bytes) -> None:
-    """Runs that others have exported; each is shown, counted and written again."""
-    from weigh.cli.documents import accuracy_document, history_document
+    """Runs and measurements, of weigh and of other programs; each is shown, counted and written again."""
+    from weigh.advise.compare import compare
+    from weigh.cli.documents import accuracy_document, compared_document, history_document
+    from weigh.cli.page import page
     from weigh.store.accuracy import GROUPINGS, accuracy
-    from weigh.store.ledger import read_export
+    from weigh.store.exchange import as_csv, as_markdown, read
+    from weigh.store.measurement import Measurement
     from weigh.store.run import Origin, Run
 
     origin = Origin("someone", "runs.json", 1.0)
-    found = read_export(_PATH, data, origin)
-    json.dumps(history_document(found), allow_nan=False)
+    _, found, measured = read(_PATH, data, origin)
+    json.dumps(history_document(found, measured), allow_nan=False)
     for by in GROUPINGS:
         json.dumps(accuracy_document(accuracy(found, by), by), allow_nan=False)
     for run in found:
         assert Run.from_json(json.loads(json.dumps(run.to_json())), origin) == run
+    for one in measured:
+        assert Measurement.from_json(json.loads(json.dumps(one.to_json())), origin).id == one.id
+    as_csv(measured)
+    as_markdown(measured)
+    beside = compare(measured)
+    json.dumps(compared_document(beside), allow_nan=False)
+    page(beside, 1.0)
 
 
 def _looked_at(spec: object) -> None:
@@ -417,9 +427,27 @@ def _profile_seeds() -> list[bytes]:
 @cache
 def _run_seeds() -> list[bytes]:
     from tests.store.runs import RUN
+    from tests.store.samples import BENCH, faster
+    from weigh.store.measurement import document
 
     listed = ([], [RUN.to_json()], [RUN.to_json(), RUN.to_json()])
-    return [json.dumps({"weigh_runs": 1, "runs": runs}).encode() for runs in listed]
+    own = [json.dumps({"weigh_runs": 1, "runs": runs}).encode() for runs in listed]
+    foreign = Path(__file__).parents[1] / "tests" / "store" / "foreign"
+    return [
+        *own,
+        json.dumps(document([BENCH, faster(2.0, 1)])).encode(),
+        *(path.read_bytes() for path in sorted(foreign.iterdir()) if path.stat().st_size <= 8192),
+        _shortened((foreign / "guidellm.json").read_bytes()),
+    ]
+
+
+def _shortened(report: bytes) -> bytes:
+    """GuideLLM's report with one request and no metrics."""
+    document = json.loads(report)
+    (benchmark,) = document["benchmarks"]
+    benchmark["metrics"] = {}
+    benchmark["requests"]["successful"] = benchmark["requests"]["successful"][:1]
+    return json.dumps(document).encode()
 
 
 _JSON = (
@@ -472,7 +500,12 @@ TARGETS = {
     "hub": Target(
         hub, _hub_seeds, (*_JSON, b'"sha"', b'"siblings"', b'"rfilename"', b'"size"', b".gguf", SPLIT)
     ),
-    "runs": Target(runs, _run_seeds, (*_JSON, b'"measured"', b'"low"', b"1e14", b"5e-324")),
+    "runs": Target(
+        runs,
+        _run_seeds,
+        (*_JSON, b'"measured"', b'"low"', b"1e14", b"5e-324", b'"samples_ts"', b'"statistic"', b"1e308"),
+        16384,
+    ),
     "names": Target(names, _typed_seeds, (b"/", b":", b"@", b"Q4_K_M", b"UD-", b"\0"), 512),
     "profiles": Target(
         profiles, _profile_seeds, (b"[", b"]", b'"', b"inf", b"nan", b"-1", b"9" * 400, b"ram", b"G")
