@@ -2,8 +2,8 @@
 
     python benchmarks/watch_overhead.py [--seconds 60]
 
-Each is started, left alone for some seconds, and then its own processor time is read from /proc at the
-beginning and the end of the time given; what its start took is told apart. Prints the table of docs/watch.md.
+Each is started, left alone for some seconds, and then its own processor time is read from /proc in
+stretches of 5 s; what its start took is told apart. Prints the table of docs/watch.md.
 """
 
 from __future__ import annotations
@@ -29,15 +29,14 @@ pid = os.fork()
 while True:
     sum(range(100_000))
 """
-SETTLE_S = 5.0
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+SETTLE_S, STRETCH_S = 5.0, 5.0
 WEIGH = (sys.executable, "-m", "weigh")
 
 
 def cpu_s(pid: int) -> float:
-    """Of a process without its children: proc_pid_stat(5), utime and stime."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK_S
+    """Of a process's threads, without its children: the first number of `schedstat`, in nanoseconds."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) * 1e-9
 
 
 def drain(handle: int) -> None:
@@ -61,18 +60,23 @@ def in_pipe(command: Sequence[str], environment: dict[str, str]) -> subprocess.P
 
 
 def measured(started: subprocess.Popen[bytes], seconds: float) -> tuple[float, float]:
-    """(seconds of processor time until it settled, share of one core afterwards)."""
+    """(seconds of processor time until it settled, share of one core afterwards).
+
+    Stretches in which the machine stood still are left out and made up for.
+    """
     try:
         time.sleep(SETTLE_S)
         begin_s = cpu_s(started.pid)
-        while True:
+        spent_s = passed_s = 0.0
+        while passed_s < seconds:
             before_s, began_s = cpu_s(started.pid), time.monotonic()
-            time.sleep(seconds)
+            time.sleep(STRETCH_S)
             took_s = time.monotonic() - began_s
             if started.poll() is not None:
                 raise SystemExit(f"{started.args!r} ended with {started.returncode}")
-            if took_s < 1.02 * seconds:  # else all were paused meanwhile
-                return begin_s, (cpu_s(started.pid) - before_s) / took_s
+            if took_s < 1.1 * STRETCH_S:
+                spent_s, passed_s = spent_s + cpu_s(started.pid) - before_s, passed_s + took_s
+        return begin_s, spent_s / passed_s
     finally:
         started.terminate()
         started.wait()
