@@ -36,7 +36,7 @@ def told(self, stage, done):
 render.ProgressLine.__call__ = told
 sys.exit(main(sys.argv[1:]))
 """
-LONG_S = 120
+LONG_S = 600  # a machine may stand still for minutes
 QUICK = ("--no-calibrate", "--threads", "1", "--starts", "1", "--max-time", "1s")
 
 
