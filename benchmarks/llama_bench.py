@@ -43,7 +43,7 @@ from weigh.machine.disturbance import Watch
 from weigh.model.gguf import read_gguf
 from weigh.model.spec import ModelSpec
 
-TURNS = 4  # of each condition in a round, as of llama-bench's repetitions
+TURNS = 2  # of each condition in a round, as of llama-bench's repetitions; few, so that both take turns often
 GROUP_VARIABLE = "MEMORY_GROUP"
 Key = tuple[str, int, int]  # prefill or decode, its tokens, depth
 
@@ -102,7 +102,7 @@ def main() -> None:
     prompts, depths = (tuple(map(int, text.split(","))) for text in (given.prompt, given.depth))
     asked = Asked(prompts=prompts, output_tokens=given.output, depths=depths, most_s=1e9, starts=0)
     settings = Settings(
-        context_tokens=max(4096, max(prompts) + given.output + max(depths)), threads=given.threads
+        context_tokens=max(prompts) + given.output + max(depths), threads=given.threads
     )
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
