@@ -18,13 +18,16 @@ from typing import Any
 
 import pytest
 
+from tests.store.runs import RUN
 from tests.store.samples import BENCH, bench
 from weigh.errors import NotKept
 from weigh.figure import Basis
 from weigh.median import interval_confidence, median_interval
 from weigh.store import Store
+from weigh.store.exchange import take_in
 from weigh.store.fields import MOST_DEPTH, MOST_LETTERS
 from weigh.store.journal import is_local, wal_is_safe
+from weigh.store.ledger import record, runs
 from weigh.store.measurement import (
     Event,
     Measured,
@@ -392,6 +395,17 @@ def test_without_room_anywhere_the_measurement_is_handed_back(tiny_disk: Path) -
     assert "not on the disk" in message
     assert [file.name for file in tiny_disk.iterdir()] == ["weigh.db"]  # no part of a file either
     assert len(measurements(Store(tiny_disk / "weigh.db"))) == kept
+
+
+def test_a_test_drive_that_could_not_be_kept_comes_back_too(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotKept) as refused:
+        record(Store(tmp_path / "file" / "weigh.db"), RUN)
+    assert refused.value.path is not None
+    store = Store(tmp_path / "weigh.db")
+    take_in(store, refused.value.path, "", own=True)
+    assert runs(store) == [RUN]
 
 
 def test_what_could_not_be_kept_names_the_store_in_one_line(tmp_path: Path, monkeypatch: Any) -> None:

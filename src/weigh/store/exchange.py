@@ -23,8 +23,6 @@ from weigh.store.measurement import Measured, Measurement, document
 from weigh.store.run import Origin, Run
 from weigh.store.store import Store
 
-RUNS = "weigh_runs"  # the key of a file with runs; its value is the format's number
-RUNS_NUMBER = 1
 OWN = "weigh"  # the format's name
 ENDINGS = (".json", ".csv", ".md")
 MOST_RUNS = 5000  # of a file; these take some 9 MB
@@ -162,7 +160,7 @@ def read(path: Path, content: bytes, origin: Origin | None) -> tuple[str, list[R
     from weigh.store import foreign
 
     data = foreign.parsed(path, content)
-    if isinstance(data, dict) and (RUNS in data or measurement.FORMAT in data):
+    if isinstance(data, dict) and (ledger.FORMAT in data or measurement.FORMAT in data):
         return OWN, *_read_own(path, data, origin)
     name, measurements = foreign.read(path, data, origin)
     return name, [], measurements
@@ -171,8 +169,8 @@ def read(path: Path, content: bytes, origin: Origin | None) -> tuple[str, list[R
 def _read_own(
     path: Path, data: dict[str, object], origin: Origin | None
 ) -> tuple[list[Run], list[Measurement]]:
-    keys = {RUNS: "runs", measurement.FORMAT: "measurements"}
-    numbers = {RUNS: RUNS_NUMBER, measurement.FORMAT: measurement.FORMAT_NUMBER}
+    keys = {ledger.FORMAT: "runs", measurement.FORMAT: "measurements"}
+    numbers = {ledger.FORMAT: ledger.FORMAT_NUMBER, measurement.FORMAT: measurement.FORMAT_NUMBER}
     told = [key for key in keys if key in data]
     if any(data[key] != numbers[key] for key in told):
         raise BadFile(path, "is of a format that this weigh does not know", hint="a newer one may read it")
@@ -207,7 +205,11 @@ def _each(
 
 def _document(runs: Sequence[Run], measurements: Sequence[Measurement]) -> dict[str, Any]:
     """Without measurements as earlier versions wrote it, who refuse more."""
-    held = {RUNS: RUNS_NUMBER, "runs": [run.to_json() for run in runs]} if runs or not measurements else {}
+    held = (
+        {ledger.FORMAT: ledger.FORMAT_NUMBER, "runs": [run.to_json() for run in runs]}
+        if runs or not measurements
+        else {}
+    )
     return held | (document(measurements) if measurements else {})
 
 

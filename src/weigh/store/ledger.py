@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from weigh.errors import BadInput, UnknownName
 from weigh.figure import Basis
+from weigh.store.aside import open_or_aside
 from weigh.store.run import Kind, Origin, Quantity, Run, is_of
 from weigh.store.store import Store
 
@@ -17,12 +18,19 @@ if TYPE_CHECKING:
     from weigh.estimate.learned import Learned, Lesson, Miss
     from weigh.store.measurement import Measurement
 
+FORMAT = "weigh_runs"  # the key that an export begins with; its value is the format's number
+FORMAT_NUMBER = 1
 MOST_TEACHING = 200  # newest runs that are learned from; older ones hardly add to them
 
 
 def record(store: Store, run: Run) -> None:
-    """Keep a run of one's own; one that is there already stays as it is."""
-    with store.open() as db:
+    """Keep a run of one's own; one that is there already stays as it is.
+
+    Raises:
+        NotKept: the store cannot be written; the run lies in a file then, or in the exception
+            (`weigh.store.aside`).
+    """
+    with open_or_aside(store, run.id, lambda: document([run])) as db:
         insert(db, run)
 
 
@@ -66,6 +74,11 @@ def remove(store: Store, beginning: str) -> Run | Measurement:
     with store.open() as db:
         db.execute(f"DELETE FROM {table} WHERE id = ?", (found[0].id,))
     return found[0]
+
+
+def document(kept: Sequence[Run]) -> dict[str, Any]:
+    """Runs as one JSON document, which `weigh.store.exchange` reads again."""
+    return {FORMAT: FORMAT_NUMBER, "runs": [run.to_json() for run in kept]}
 
 
 def learned(store: Store, fingerprint: str, engine: str, engine_version: str) -> Learned | None:

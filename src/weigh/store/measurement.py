@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from weigh.errors import NotKept, WeighError
 from weigh.figure import Basis, Figure
 from weigh.median import median_interval
+from weigh.store.aside import open_or_aside
 from weigh.store.fields import LARGEST, LAST_UNIX_S, Fields, Scalar, printable
 from weigh.store.run import MOST_GPUS, Origin, is_of, run_id
 
@@ -212,15 +211,11 @@ def save(store: Store, measurement: Measurement) -> str:
         its id.
 
     Raises:
-        NotKept: the store cannot be written, as on a full disk; the measurement lies in a file of the current
-            or the temporary folder then, or, without room there either, in the exception.
+        NotKept: the store cannot be written, as on a full disk; the measurement lies in a file then, or in the
+            exception (`weigh.store.aside`).
     """
-    try:
-        with store.open() as db:
-            insert(db, measurement)
-    except WeighError as error:
-        kept = document([measurement])
-        raise NotKept(error, _write_aside(f"weigh-{measurement.id}.json", kept), kept) from error
+    with open_or_aside(store, measurement.id, lambda: document([measurement])) as db:
+        insert(db, measurement)
     return measurement.id
 
 
@@ -291,26 +286,6 @@ def events(store: Store, limit: int | None = None) -> list[Event]:
 def document(kept: Sequence[Measurement], *, raw: bool = True) -> dict[str, Any]:
     """Measurements as one JSON document, which `weigh.store.exchange` reads again."""
     return {FORMAT: FORMAT_NUMBER, "measurements": [one.to_json(raw=raw) for one in kept]}
-
-
-def _write_aside(name: str, kept: Mapping[str, Any]) -> Path | None:
-    """The file, in the first folder of some that takes it whole and durably; a part of one is removed."""
-    import tempfile
-
-    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
-        path = folder / name
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(json.dumps(kept, indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except FileExistsError:
-            continue
-        except OSError:
-            path.unlink(missing_ok=True)
-        else:
-            return path
-    return None
 
 
 def insert(db: sqlite3.Connection, measurement: Measurement) -> bool:
