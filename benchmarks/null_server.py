@@ -33,6 +33,7 @@ class Behaviour:
         usage: `continuous`, `final` or `none`: how the server tells its number of tokens.
         most_tokens: answers end there at the latest, for models that stop by themselves; 0 for no limit.
         strict: refuses request fields that OpenAI's own servers do not know.
+        chat_only: has the chat API and not the older one.
         fault: of every `every`-th completion past the first `after`: `break` closes after half the chunks,
             `stall` falls silent there, `hang` never answers, `close` closes at once, `status` answers 503, `error`
             and `garbage` stream one bad event.
@@ -45,6 +46,7 @@ class Behaviour:
     usage: str = "continuous"
     most_tokens: int = 0
     strict: bool = False
+    chat_only: bool = False
     fault: str = ""
     every: int = 1
     after: int = 0
@@ -98,7 +100,7 @@ class Connection(asyncio.Protocol):
         elif path == "/v1/models":
             meta = {"n_vocab": server.behaviour.vocab}
             self._send_json(200, json.dumps({"object": "list", "data": [{"id": "null", "meta": meta}]}))
-        elif path in ("/v1/completions", "/v1/chat/completions"):
+        elif path == "/v1/chat/completions" or (path == "/v1/completions" and not server.behaviour.chat_only):
             self._complete(path, headers, json.loads(body))
         else:
             self._send_json(404, json.dumps({"error": {"message": f"no {path} here"}}))
@@ -241,6 +243,7 @@ def main() -> None:
     parser.add_argument("--usage", choices=["continuous", "final", "none"], default="continuous")
     parser.add_argument("--most-tokens", type=int, default=0)
     parser.add_argument("--strict", action="store_true")
+    parser.add_argument("--chat-only", action="store_true")
     parser.add_argument("--fault", choices=FAULTS, default="")
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--after", type=int, default=0)

@@ -257,6 +257,22 @@ def test_a_strict_server_is_asked_without_extras() -> None:
     assert {len(one.pieces.token_times_s) for one in load.levels[0].requests} == {4}
 
 
+def test_a_server_of_chats_is_asked_for_chats() -> None:
+    with null_server("--chat-only", "--chunk", "2") as url:
+        load = _load(url, seconds=0.3)
+    assert not load.levels[0].failures
+    assert {one.pieces.piece_tokens for one in load.levels[0].requests} == {(2, 2, 2)}
+    assert load.command[-1].endswith("/v1/chat/completions")
+    assert not load.exact_prompts
+
+
+def test_a_name_with_an_address_that_nobody_listens_on_is_no_failure() -> None:
+    """`localhost` is often ::1 too, where the server does not listen."""
+    with null_server() as url:
+        load = _load(url.replace("127.0.0.1", "localhost"), seconds=0.3)
+    assert not load.levels[0].failures
+
+
 def test_the_key_is_sent_and_kept_nowhere(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "very-secret-key")
     with null_server() as url:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,28 @@ def test_ctrl_c_shows_and_keeps_what_was_measured(store: Store, capsys: pytest.C
     assert told.err.splitlines()[-1] == "interrupted"
     (kept,) = measurements(store)
     assert "interrupted" in kept.problems
+
+
+def test_an_engine_that_is_killed_leaves_what_was_measured(
+    store: Store, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kill_once_it_has_answered() -> None:
+        while not (found := descendants(os.getpid())):
+            time.sleep(0.1)
+        time.sleep(6)
+        os.kill(found[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_once_it_has_answered)
+    killer.start()
+    code = main(["bench", str(tiny), "--load", "--rate", "4", "--duration", "10m", "--output-tokens", "4"])
+    killer.join()
+    told = capsys.readouterr()
+    assert code == 3
+    assert told.err.splitlines()[-1].startswith("weigh: llama.cpp was ended by SIGKILL")
+    (kept,) = measurements(store)
+    assert any(problem.startswith("ended early") for problem in kept.problems)
+    assert "kept as" in told.out
+    assert not descendants(os.getpid())
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ time stamps of hundreds of streams stay true (docs/load_overhead.md).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
@@ -79,18 +80,36 @@ class Streams:
         self.began_s = self._watched_s = time.monotonic()
 
     async def resolve(self) -> None:
-        """Look the server up once, so that no request waits for a name.
+        """Look the server up once, so that no request waits for a name, and take the address that answers.
 
         Raises:
             Unreachable: its name is not known.
         """
+        loop = asyncio.get_running_loop()
+        host, port = self._endpoint.host, self._endpoint.port
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(
-                self._endpoint.host, self._endpoint.port, type=socket.SOCK_STREAM
-            )
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise Unreachable(f"{self._endpoint.host} is not known: {error.strerror}") from None
-        self._address = found[0][4][:2]
+            raise Unreachable(f"{host} is not known: {error.strerror}") from None
+        for *_, address in found:  # `localhost` is two, and a server may listen on one of them
+            self._address = address[:2]
+            with contextlib.suppress(OSError):
+                self._idle.append(await self._connected())
+                return
+
+    async def _connected(self) -> _Connection:
+        """Raises OSError, of which TimeoutError is one."""
+        host, port = self._address
+        tls = self._endpoint.tls
+        async with asyncio.timeout(CONNECT_S):
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: _Connection(self),
+                host,
+                port,
+                ssl=tls,
+                server_hostname=self._endpoint.host if tls else None,
+            )
+        return connection
 
     def now_s(self) -> float:
         """Seconds since the run began."""
@@ -124,17 +143,8 @@ class Streams:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, request: Request, message: bytes, ended: Callable[[], None]) -> None:
-        host, port = self._address
-        tls = self._endpoint.tls
         try:
-            async with asyncio.timeout(CONNECT_S):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: _Connection(self),
-                    host,
-                    port,
-                    ssl=tls,
-                    server_hostname=self._endpoint.host if tls else None,
-                )
+            connection = await self._connected()
         except OSError as error:
             late = isinstance(error, TimeoutError)
             request.failure = Failure.TIMED_OUT if late else Failure.REFUSED
@@ -195,7 +205,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._request: Request | None = None
         self.usable = True
-        self.heard_s = self.silent_s = 0.0
+        self.heard_s, self.silent_s = time.monotonic(), 0.0
 
     def send(self, request: Request, message: bytes, ended: Callable[[], None]) -> None:
         self._request, self._ended = request, ended
