@@ -101,9 +101,7 @@ def main() -> None:
     given = parser.parse_args()
     prompts, depths = (tuple(map(int, text.split(","))) for text in (given.prompt, given.depth))
     asked = Asked(prompts=prompts, output_tokens=given.output, depths=depths, most_s=1e9, starts=0)
-    settings = Settings(
-        context_tokens=max(prompts) + given.output + max(depths), threads=given.threads
-    )
+    settings = Settings(context_tokens=max(prompts) + given.output + max(depths), threads=given.threads)
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
         programs = [_wrapped(given, name, Path(folder)) for name in ("llama-bench", "llama-server")]
