@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from weigh.engines.install import add, kept, remove
 from weigh.engines.recipes import NAMES, Recipe, recipe
 from weigh.errors import BadInput, EngineCrashed, NoSpace
 
+UV = shutil.which("uv")
 TINY = Recipe("tiny", "a tiny engine", ("tiny-engine==1.0",), "import tiny_engine", 1000, 20 << 20)
 
 
@@ -119,6 +121,22 @@ def test_what_stands_in_the_way_is_left_out_and_the_name_is_known(index: Path) -
     )
     made = add(repaired)
     assert (made.version("good"), made.version("heavy"), made.version("odd")) == ("1.0", None, "1.0+cpu")
+
+
+@pytest.mark.skipif(UV is None, reason="uv is not on PATH")
+def test_uv_does_it_where_it_is(index: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert UV is not None
+    monkeypatch.setenv("PATH", f"{Path(UV).parent}:{os.defpath}")
+    monkeypatch.setenv("UV_FIND_LINKS", str(index))
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    wheel(index, "tiny-engine", requires=("heavy",))
+    wheel(index, "heavy")
+    made = add(replace(TINY, unneeded=("heavy",)))
+    assert (made.version("tiny_engine"), made.version("heavy")) == ("1.0", None)
+    remove("tiny")
+    with pytest.raises(EngineCrashed, match="nowhere was not found"):
+        add(replace(TINY, torch="nowhere==9"))
 
 
 def test_requirements_that_are_kept() -> None:

@@ -33,7 +33,9 @@ CHECK_S = 600.0  # importing vLLM takes half a minute, on a busy machine more
 _SPARE_BYTES = 256 * units.MIB  # a file system that is full to the last byte helps nobody
 _REQUIRED = "import importlib.metadata as m, json, sys; print(json.dumps(m.requires(sys.argv[1]) or []))"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_NOT_FOUND = re.compile(r"No matching distribution|no version of|not found in the package registry", re.I)
+_NOT_FOUND = re.compile(r"No matching distribution|no version of|was not found in the", re.I)
+_FRAME = str.maketrans("", "", "╰─▶×│├")  # uv draws
+_MOST_LETTERS = 300
 _NO_ROOM = re.compile(r"No space left on device|os error 28|Disk quota exceeded", re.I)
 _SAYS_WHAT = re.compile(r"^\s*(Collecting|Downloading|Installing|Building|Prepared|Resolved) (.*)$")
 
@@ -334,9 +336,10 @@ def _size_bytes(folder: Path) -> int:
 
 
 def _reason(lines: Sequence[str]) -> str:
-    """The last line that says what was wrong, else the last one."""
-    errors = [line for line in lines if re.match(r"\s*(ERROR|error|\w*Error)\b", line)]
-    return (errors or list(lines) or ["it said nothing"])[-1].strip()
+    """From the last line that says what was wrong to the end: uv explains itself below it."""
+    said = list(lines) or ["it said nothing"]
+    errors = [n for n, line in enumerate(said) if re.match(r"\s*(ERROR|error|\w*Error)\b", line)]
+    return " ".join(" ".join(said[errors[-1] if errors else -1 :]).translate(_FRAME).split())[:_MOST_LETTERS]
 
 
 def _problem(recipe: Recipe, reason: str, said: str = "") -> EngineCrashed | NoSpace:
