@@ -1,4 +1,8 @@
-"""How late an event loop reads what has come: written by a thread, read by the loop, as often as a token might come."""
+"""How late an event loop reads what has come: written by a thread, read by the loop, as often as a token might come.
+
+Counted from when the thread meant to write: that it woke late itself is the lateness of a busy machine, and the loop's
+would have been the same.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ _EVERY_S = 0.02
 
 
 class Lag:
-    """Measures from `start` to `stop`; `samples_s` are delays between writing to a socket and reading from it."""
+    """Measures from `start` to `stop`; `samples_s` are delays from when a socket should be written to reading it."""
 
     def __init__(self) -> None:
         self.samples_s: list[float] = []
@@ -36,10 +40,14 @@ class Lag:
 
     def _write(self) -> None:
         draw = random.Random(0)  # at uneven times, so as not to keep step with anything
-        while not self._stopped.wait(draw.uniform(0.5, 1.5) * _EVERY_S):
-            self._writer.send(struct.pack("d", time.monotonic()))
+        while True:
+            wait_s = draw.uniform(0.5, 1.5) * _EVERY_S
+            intended_s = time.monotonic() + wait_s
+            if self._stopped.wait(wait_s):
+                return
+            self._writer.send(struct.pack("d", intended_s))
 
     def _read(self) -> None:
         now_s = time.monotonic()
-        for (written_s,) in struct.iter_unpack("d", self._reader.recv(8 << 10)):
-            self.samples_s.append(now_s - written_s)
+        for (intended_s,) in struct.iter_unpack("d", self._reader.recv(8 << 10)):
+            self.samples_s.append(max(0.0, now_s - intended_s))
