@@ -19,6 +19,8 @@ import pytest
 
 from tests.engines.conftest import SETTINGS
 from tests.engines.stand_in import Handler, StandIn, event, in_turn, say, send_piece, start_stream, stream
+from tests.engines.test_vllm import folder_with
+from tests.engines.test_vllm import installed as vllm_installed
 from weigh.engines import served_model
 from weigh.engines.endpoint import Endpoint, Refused, checked_url, key_for
 from weigh.engines.engine import Limits, Session, Settings
@@ -27,6 +29,7 @@ from weigh.engines.llama_cpp import EmbeddedLlamaCpp
 from weigh.engines.openai_api import OpenAiModel
 from weigh.engines.openai_events import DONE, EventLines, parse_event
 from weigh.engines.token_arrivals import Counted, TokenArrivals, shared_out
+from weigh.engines.vllm import Vllm
 from weigh.errors import BadInput, EngineCrashed, EngineTimeout, UnknownName, Unreachable, WeighError
 
 SECRET = "sk-something-nobody-may-see"
@@ -180,6 +183,28 @@ def test_a_server_that_hangs_is_given_up(slow_model: Path) -> None:
                 served.generate([7] * 50, 10)
         finally:
             os.kill(pid, signal.SIGCONT)
+
+
+# --- a real vLLM, where there is one -----------------------------------------------------------------
+
+
+@pytest.mark.skipif(not vllm_installed(), reason="no vLLM here: `weigh engines add vllm`")
+def test_a_real_vllm_is_asked_and_counted_right(tmp_path: Path) -> None:
+    settings = Settings(context_tokens=1024, parallel=2, threads=1)
+    with Vllm().start(folder_with(tmp_path / "m"), settings, Limits()) as session:
+        served = served_model(address(session))
+        assert served.version.startswith("vllm ")
+        assert served.context_tokens == 1024
+        prompt = list(range(5, 205))
+        made = served.generate(prompt, 20)
+        assert (made.prompt_tokens, made.cached_tokens, made.output_tokens) == (200, 0, 20)
+        assert (made.counted, made.own_clock, made.finish) == (Counted.EACH, False, "length")
+        assert served.generate(prompt, 1).cached_tokens == 0  # a salt keeps requests apart
+        served.generate(prompt, 1, reuse_cache=True)
+        assert served.generate(prompt, 1, reuse_cache=True).cached_tokens > 0
+        with pytest.raises(Refused, match="1024"):
+            served.generate([7] * 1900, 5)
+        assert served.memory() is not None
 
 
 # --- stand-ins for other servers ---------------------------------------------------------------------
