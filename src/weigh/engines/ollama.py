@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from weigh.engines.endpoint import Endpoint, Reply
 from weigh.engines.engine import Limits, ProcessMemory, Settings
-from weigh.engines.openai_events import MOST_EVENT_BYTES, MOST_SECONDS, MOST_TOKENS, StreamEvent, error_of
+from weigh.engines.openai_events import MOST_SECONDS, MOST_TOKENS, StreamEvent, error_of
 from weigh.engines.served import Answer, Listener, words
 from weigh.engines.token_arrivals import TokenArrivals
 from weigh.engines.vllm import steps
@@ -30,6 +30,7 @@ VARIABLE = "OLLAMA_HOST"
 PORT = 11434
 _MOST_MODELS = 10_000
 _SPARE_EVENTS = 1000
+_MOST_LINE_BYTES = 4 << 20  # the last message may hold the numbers of 100,000 tokens
 _UNLOADED_WITHIN_S = 60.0
 
 
@@ -242,7 +243,7 @@ class OllamaModel:
         rest = b""
         for at_s, piece in reply:
             *lines, rest = (rest + piece).split(b"\n")
-            if len(rest) > MOST_EVENT_BYTES:
+            if len(rest) > _MOST_LINE_BYTES:
                 raise EngineCrashed(f"{self._api.what} streams a line without end")
             for line in filter(bytes.strip, lines):
                 try:
