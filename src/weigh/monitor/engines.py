@@ -181,7 +181,7 @@ class _Watched:
 
     def __init__(self, root: Process, kind: str, name: str, *, by_url: bool) -> None:
         self._root, self._kind, self._name = root, kind, name
-        self._memory = TreeMemory(Tree(lambda: [root]))
+        self._memory = TreeMemory(Tree(lambda: [root]), lazily=True)
         self._by_url = by_url
         self._port_at_s = 0.0
         self.server: Server | None = None

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from weigh.errors import BadInput
 
 ASK_S = 0.45  # between two questions to one server, at least
+ASK_SHARE = 0.002  # of one core, at most: vLLM's answer is long
 _PATIENCE_S = 5.0
 _MOST_ANSWER_BYTES = 4 << 20
 
@@ -193,15 +194,14 @@ class Server:
         self._ask, self._over = threading.Event(), False
         self._rate = TokenRate(problem="it has not answered yet" if self._ways else "it does not tell it")
         self._before: tuple[float, Counts] | None = None
-        self._answered_s, self._asked_s = time.monotonic(), 0.0
+        self._answered_s, self._ask_at_s = time.monotonic(), 0.0
         if self._ways:
             threading.Thread(target=self._run, name=f"ask {self.url}", daemon=True).start()
 
     def rate(self, *, ask: bool = True) -> TokenRate:
         """As last told; asks again for the next time."""
         now = time.monotonic()
-        if ask and self._ways and not self._ask.is_set() and now - self._asked_s >= ASK_S:
-            self._asked_s = now
+        if ask and self._ways and not self._ask.is_set() and now >= self._ask_at_s:
             self._ask.set()
         silent_s = now - self._answered_s
         if silent_s > 2 * _PATIENCE_S:
@@ -222,7 +222,9 @@ class Server:
             self._ask.wait()
             if self._over:
                 return
+            began_s, began_cpu_s = time.monotonic(), time.thread_time()
             self._question()
+            self._ask_at_s = began_s + max(ASK_S, (time.thread_time() - began_cpu_s) / ASK_SHARE)
             self._ask.clear()
 
     def _question(self) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from weigh.engines.process_memory import Resident
 from weigh.machine import kernel_files
-from weigh.monitor.processes import Process, Tree, resident_of
+from weigh.monitor.processes import Process, Tree, is_alive, resident_of
 from weigh.units import KIB
 
 SHARE_OF_TIME = 0.002  # of one core, for reading fair shares
@@ -26,14 +26,19 @@ _PRIVATE = ("Pss_Anon", "Pss_Shmem", "SwapPss")
 class TreeMemory:
     """Looks at a tree and keeps the most it was seen to hold.
 
+    Args:
+        lazily: who belongs to it is looked up no more often than `SHARE_OF_TIME` allows, as for engines with
+            hundreds of threads.
+
     Attributes:
         members: as of the last look.
         peak_private_bytes: of what cannot be dropped (heap, KV cache, pages in swap).
         peak_bytes: with mapped file pages.
     """
 
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
+    def __init__(self, tree: Tree, *, lazily: bool = False) -> None:
+        self._tree, self._lazily = tree, lazily
+        self._members_at_s = 0.0
         self._shared = Resident()  # what the sum counts too often
         self._shared_by: tuple[Process, ...] = ()
         self._read_at_s = self._took_s = 0.0
@@ -42,7 +47,7 @@ class TreeMemory:
 
     def look(self, near_bytes: int | None = None) -> Resident:
         """Now; `near_bytes`: from how much private memory on a limit hangs on it, so that more care is due."""
-        self.members = self._tree.members()
+        self.members = self._members_now()
         total = resident_of(self.members)
         if len(self.members) < 2:
             self._shared, self._shared_by = Resident(), self.members
@@ -56,6 +61,14 @@ class TreeMemory:
         self.peak_private_bytes = max(self.peak_private_bytes, private)
         self.at_least(private + mapped)
         return Resident(private, mapped, self.peak_bytes)
+
+    def _members_now(self) -> tuple[Process, ...]:
+        if self._lazily and time.monotonic() < self._members_at_s:
+            return tuple(filter(is_alive, self.members))
+        began_s = time.thread_time()
+        members = self._tree.members()
+        self._members_at_s = time.monotonic() + (time.thread_time() - began_s) / SHARE_OF_TIME
+        return members
 
     def at_least(self, total_bytes: int) -> None:
         """The kernel's own peak of one process, which falls between two looks."""
