@@ -262,8 +262,7 @@ def _running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C at the terminal is weigh's to handle
-        # what is set for weigh's own Python must not reach another's
-        env={k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")},
+        env=_environment(),
     )
     try:
         yield process
@@ -273,6 +272,12 @@ def _running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+def _environment() -> dict[str, str]:
+    """Without what is set for weigh's own Python, and with packages going where they are told to go."""
+    own = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    return {name: value for name, value in os.environ.items() if name not in own} | {"PIP_USER": "0"}
 
 
 @contextlib.contextmanager

