@@ -124,7 +124,8 @@ def by_guidellm(
             "run",
             *("--backend", json.dumps(backend)),
             *("--profile", f"kind=constant,rate={rate:g}"),
-            *("--constraint", f"kind=max_duration,seconds={seconds}"),
+            # a limit on time would cut off what is under way, and only the quick ones would count
+            *("--constraint", f"kind=max_requests,count={round(rate * seconds)}"),
             *("--tokenizer", f"kind=huggingface_auto,model={tokenizer}"),
             *("--data", f"kind=synthetic_text,prompt_tokens={PROMPT_TOKENS},output_tokens={OUTPUT_TOKENS}"),
             *("--output", f"kind=json,path={output}"),
@@ -141,7 +142,13 @@ def by_guidellm(
                 f"guidellm ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
             )
         document = json.loads(output.read_text())
-    for request in document["benchmarks"][0]["requests"]["successful"]:
+    requests = document["benchmarks"][0]["requests"]
+    if requests["errored"] or not requests["successful"]:
+        counts = ", ".join(
+            f"{len(requests[kind] or ())} {kind}" for kind in ("successful", "errored", "incomplete")
+        )
+        raise SystemExit(f"guidellm at {rate:g}/s: {counts}: {str(requests['errored'])[:2000]}")
+    for request in requests["successful"]:
         found["ttft_s"].append(request["time_to_first_token_ms"] / 1000)
         found["tpot_s"].append(request["inter_token_latency_ms"] / 1000)
 
