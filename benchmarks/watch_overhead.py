@@ -1,6 +1,6 @@
 """Processor time that `weigh watch` and the guard of `weigh run` take, beside a busy tree of two processes.
 
-    python benchmarks/watch_overhead.py [--seconds 60]
+    python benchmarks/watch_overhead.py [--seconds 60] [--only TEXT]
 
 Each is started, left alone for some seconds, and then its own processor time is read from /proc in
 stretches of 5 s; what its start took is told apart. Prints the table of docs/watch.md.
@@ -85,7 +85,9 @@ def measured(started: subprocess.Popen[bytes], seconds: float) -> tuple[float, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--only", default="", help="cases whose name holds this")
+    asked = parser.parse_args()
+    seconds = asked.seconds
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "WEIGH_STORE": f"{folder}/weigh.db", "COLUMNS": "80", "TERM": "xterm"}
         busy = (sys.executable, "-c", BUSY)
@@ -114,7 +116,7 @@ def main() -> None:
         ]
         rows = []
         try:
-            for name, start, command in cases:
+            for name, start, command in (case for case in cases if asked.only in case[0]):
                 begin_s, share = measured(start(command, environment), seconds)
                 rows.append(f"| {name} | {begin_s:.2f} s | {share:.2%} |")
                 print(rows[-1], flush=True, file=sys.stderr)
