@@ -17,11 +17,11 @@ from weigh.engines.endpoint import Endpoint
 from weigh.engines.environments import Environment
 from weigh.engines.ollama import VARIABLE, server_url
 from weigh.engines.packages import package_version
-from weigh.errors import EngineError, WeighError
+from weigh.errors import EngineError, Unreachable, WeighError
 
 LIMIT_S = 5.0
-_SPEED = ("load time", "time to first token", "prefill and decode", "memory")
-_SERVED = ("time to first token", "decode")
+_SPEED = ("load", "TTFT", "prefill", "decode", "memory")
+_SERVED = ("TTFT", "decode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Known:
 
 
 def known_engines() -> list[Known]:
-    """All of them, in the order of docs/engines.md."""
+    """All of them, those started here first."""
     looks: tuple[Callable[[], Known], ...] = (
         _embedded,
         _llama_server,
@@ -66,7 +66,7 @@ def known_engines() -> list[Known]:
 
 
 def _embedded() -> Known:
-    one = Known("llama.cpp", "llama.cpp inside weigh (xllamacpp)", "GGUF", (*_SPEED, "memory layout"))
+    one = Known("llama.cpp", "llama.cpp inside weigh (xllamacpp)", "GGUF", (*_SPEED, "layout"))
     version = package_version("xllamacpp")
     if version is None:
         return replace(one, get="pip install xllamacpp")
@@ -76,12 +76,12 @@ def _embedded() -> Known:
 def _llama_server() -> Known:
     from weigh.engines.llama_server import PROGRAM
 
-    one = Known(PROGRAM, "llama.cpp's server, yours", "GGUF", (*_SPEED, "memory layout"))
+    one = Known(PROGRAM, "llama.cpp's server, yours", "GGUF", (*_SPEED, "layout"))
     return _program(one, PROGRAM, "--version", get="llama.cpp's package or build, with llama-server on PATH")
 
 
 def _llama_bench() -> Known:
-    one = Known("llama-bench", "llama.cpp's own benchmark", "GGUF", ("figures to import and compare",))
+    one = Known("llama-bench", "llama.cpp's own benchmark", "GGUF", ("its results, imported",))
     return _program(one, "llama-bench", "", get="comes with llama.cpp's package or build")
 
 
@@ -122,10 +122,12 @@ def _ollama() -> Known:
     try:
         host = server_url()
         answer = Endpoint(host, connect_s=1.0, silence_s=LIMIT_S).get("/api/version")
-    except WeighError as error:
+    except Unreachable:
         installed = shutil.which("ollama")
-        problem = f"{installed} is here, but no server" if installed else "no server"
-        return replace(one, problem=f"{problem} answers at {host}: {error.message}", get=get)
+        problem = f"no server answers at {host}" + (f", but {installed} is here" if installed else "")
+        return replace(one, problem=problem, get=get)
+    except WeighError as error:
+        return replace(one, problem=error.message, get=get)
     return replace(one, found=True, version=f"ollama {_said(answer)}", where=host)
 
 
@@ -141,7 +143,7 @@ def _openai() -> Known:
 
 
 def _tf_serving() -> Known:
-    one = Known("tf-serving", "TensorFlow Serving", "SavedModel", ("time and rate of predict requests",))
+    one = Known("tf-serving", "TensorFlow Serving", "SavedModel", ("predict requests",))
     return _program(
         one,
         "tensorflow_model_server",
