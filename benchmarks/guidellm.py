@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 import tempfile
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from weigh.bench.arrivals import Lengths, Process
 from weigh.bench.latency import percentiles
-from weigh.bench.load import Asked, run_load, values_of
+from weigh.bench.load import Asked, prompt_tokens, run_load, values_of
 from weigh.engines.engine import Limits, Settings
 from weigh.engines.llama_cpp import EmbeddedLlamaCpp
 from weigh.engines.openai_api import OpenAiModel
@@ -38,6 +39,7 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "load.md"
 MODEL, RECIPE = "HuggingFaceTB/SmolLM2-135M-Instruct", "Q4_K_M"
 PROMPT_TOKENS, OUTPUT_TOKENS, SLOTS = 64, 32, 8
 QUANTILES = (0.5, 0.9, 0.95)
+NAMES = ("ttft_s", "tpot_s", "prompt_tokens", "output_tokens")
 SAME = {"samplers": ["top_k"], "top_k": 1, "cache_prompt": False}  # as weigh asks llama.cpp
 
 Samples = dict[str, list[float]]
@@ -55,8 +57,8 @@ def main() -> None:
     rates = [float(rate) for rate in given.rates.split(",")]
     spec = quantize(catalog().by_id[MODEL].spec(), RECIPE)
     engine = EmbeddedLlamaCpp()
-    theirs: dict[float, Samples] = {rate: {"ttft_s": [], "tpot_s": []} for rate in rates}
-    ours: dict[float, Samples] = {rate: {"ttft_s": [], "tpot_s": [], "itl_s": []} for rate in rates}
+    theirs: dict[float, Samples] = {rate: {name: [] for name in NAMES} for rate in rates}
+    ours: dict[float, Samples] = {rate: {name: [] for name in (*NAMES, "itl_s")} for rate in rates}
     with (
         tempfile.TemporaryDirectory() as name,
         synthetic_file(spec, Path(name)) as path,
@@ -95,7 +97,9 @@ def by_weigh(served: OpenAiModel, rate: float, seconds: int, found: Samples) -> 
         rates_per_s=(rate,),
         process=Process.CONSTANT,
         seconds=float(seconds),
-        prompt=Lengths(PROMPT_TOKENS, PROMPT_TOKENS),
+        prompt=Lengths(
+            PROMPT_TOKENS + 1, PROMPT_TOKENS + 1
+        ),  # the server begins GuideLLM's text with one more
         output=Lengths(OUTPUT_TOKENS, OUTPUT_TOKENS),
         drain_s=60,
     )
@@ -103,8 +107,11 @@ def by_weigh(served: OpenAiModel, rate: float, seconds: int, found: Samples) -> 
     for one in level.requests:  # all of them, as GuideLLM counts
         if one.failure:
             raise SystemExit(f"a request failed: {one.failure}")
-        for name in found:
-            found[name] += values_of(one)[name]
+        for name, values in values_of(one).items():
+            if name in found:
+                found[name] += values
+        found["prompt_tokens"].append(prompt_tokens(one))
+        found["output_tokens"].append(len(one.pieces.token_times_s))
 
 
 def by_guidellm(
@@ -151,6 +158,8 @@ def by_guidellm(
     for request in requests["successful"]:
         found["ttft_s"].append(request["time_to_first_token_ms"] / 1000)
         found["tpot_s"].append(request["inter_token_latency_ms"] / 1000)
+        found["prompt_tokens"].append(request["prompt_tokens"])
+        found["output_tokens"].append(request["output_tokens"])
 
 
 def bytes_tokenizer(folder: Path) -> Path:
@@ -169,11 +178,11 @@ def bytes_tokenizer(folder: Path) -> Path:
 
 def table(rates: list[float], theirs: dict[float, Samples], ours: dict[float, Samples]) -> list[str]:
     rows = [
-        "| requests/s | requests: GuideLLM, weigh | what | percentile | GuideLLM | weigh | weigh / GuideLLM |",
+        "| requests/s | requests by GuideLLM, by weigh | what | percentile | GuideLLM | weigh | weigh / GuideLLM |",
         "| --: | --: | --- | --: | --: | --: | --: |",
     ]
     for rate in rates:
-        counts = f"{len(theirs[rate]['ttft_s'])}, {len(ours[rate]['ttft_s'])}"
+        counts = ", ".join(said_of(samples) for samples in (theirs[rate], ours[rate]))
         for name, said in (("ttft_s", "first token"), ("tpot_s", "mean gap of a request")):
             pairs = zip(ends(theirs[rate][name]), ends(ours[rate][name]), strict=True)
             for quantile, (their, our) in zip(QUANTILES, pairs, strict=True):
@@ -182,6 +191,12 @@ def table(rates: list[float], theirs: dict[float, Samples], ours: dict[float, Sa
         for quantile, our in zip(QUANTILES, ends(ours[rate]["itl_s"]), strict=True):
             rows.append(f"| {rate:g} | {counts} | single gap | p{100 * quantile:g} | | {ms(our)} | |")
     return rows
+
+
+def said_of(samples: Samples) -> str:
+    """Requests, and how long they were in the middle."""
+    prompt, output = statistics.median(samples["prompt_tokens"]), statistics.median(samples["output_tokens"])
+    return f"{len(samples['ttft_s'])} ({prompt:g} + {output:g} tokens)"
 
 
 def ends(samples: list[float]) -> list[float]:
