@@ -80,7 +80,7 @@ def test_the_output_is_untouched_and_the_summary_beside_it() -> None:
     first, summary = done.stderr.splitlines()
     assert first == "err"
     assert re.fullmatch(
-        r"weigh: `sh` ended with 0 after [\d.]+ m?s; peak memory .* private, .* in all, processor time .* m?s,"
+        r"weigh: `sh` ended with 0 after [\d.]+ m?s; peak memory .*, processor time .* m?s,"
         r" energy .*, the guard had nothing to do",
         summary,
     )
@@ -103,6 +103,18 @@ def test_the_summary_as_json_counts_peak_and_processor_time() -> None:
     assert summary["peak_bytes"] > 100 << 20
     assert summary["cpu_s"] > 0
     assert summary["acts"] == []
+
+
+def test_a_command_too_short_to_be_seen_has_no_peak_of_zero() -> None:
+    summary = json.loads(weigh("run", "--json", "--", "true").stderr)
+    assert summary["peak_private_bytes"] is None or summary["peak_private_bytes"] > 0
+    assert summary["peak_bytes"] is None or summary["peak_bytes"] > 0
+
+
+def test_a_limit_of_nothing_is_one_line() -> None:
+    done = weigh("run", "--max-memory", "0", "--", "true")
+    assert done.returncode == 2
+    assert done.stderr == "weigh: a limit of 0 leaves no memory to use\n"
 
 
 def test_a_missing_program_is_one_line() -> None:

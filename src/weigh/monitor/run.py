@@ -29,6 +29,7 @@ from weigh.monitor.sample import MemoryReader
 from weigh.monitor.tree_memory import TreeMemory
 from weigh.monitor.watch import Guarding, machine_gauges
 
+FIRST_LOOK_S = 0.01  # then twice as long each time, up to
 LOOK_S = 0.25  # between two looks at the tree's memory, for its peak
 UNKILLABLE_S = 5.0  # that one is waited for which a driver or a disk holds
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -44,7 +45,8 @@ class Finished:
 
     Attributes:
         exit_code: as a shell says it: 128 and the signal for one that was ended by a signal.
-        peak_private_bytes: the highest seen of what cannot be dropped, over the tree.
+        peak_private_bytes: the highest seen of what cannot be dropped, over the tree; None when it ended before
+            it was looked at.
         peak_bytes: the same with mapped file pages, or the kernel's own peak of one process if that is higher.
         cpu_s: processor time of the tree.
         joules: that the machine's counters rose by meanwhile; None where none can be read.
@@ -56,8 +58,8 @@ class Finished:
     command: tuple[str, ...]
     exit_code: int
     took_s: float
-    peak_private_bytes: int
-    peak_bytes: int
+    peak_private_bytes: int | None
+    peak_bytes: int | None
     cpu_s: float
     joules: float | None
     energy_of: tuple[str, ...]
@@ -85,11 +87,13 @@ def run(
         said: is told what the guard did, in another thread.
 
     Raises:
-        BadInput: there is no such program.
+        BadInput: there is no such program, or no memory is left to it.
         NotSupported: outside Linux.
     """
     if sys.platform != "linux":
         raise NotSupported("commands are run under a guard on Linux only")
+    if max_memory_bytes is not None and max_memory_bytes <= 0:
+        raise BadInput("a limit of 0 leaves no memory to use")
     program = shutil.which(command[0])
     if program is None:
         raise BadInput(f"`{command[0]}` is not a program")
@@ -158,8 +162,10 @@ class _Run:
             popen = self._start(before)
             with EnergyMeter() as meter, guarded_by(self._guard, said):
                 try:
+                    look_s = FIRST_LOOK_S
                     while self._status is None:
-                        self._wait(LOOK_S, own_peak_bytes)
+                        self._wait(look_s, own_peak_bytes)
+                        look_s = min(LOOK_S, look_s * 2)
                 finally:
                     left = self._end_what_is_left(own_peak_bytes)
             popen.returncode = self._status  # it was waited for here
@@ -170,8 +176,8 @@ class _Run:
             command=self._command,
             exit_code=self._exit_code(),
             took_s=time.monotonic() - began_s,
-            peak_private_bytes=max(self._memory.peak_private_bytes, self._guarded.peak_private_bytes),
-            peak_bytes=max(self._memory.peak_bytes, self._guarded.peak_bytes),
+            peak_private_bytes=max(self._memory.peak_private_bytes, self._guarded.peak_private_bytes) or None,
+            peak_bytes=max(self._memory.peak_bytes, self._guarded.peak_bytes) or None,
             cpu_s=self._cpu_s,
             joules=meter.joules,
             energy_of=tuple(meter.by_counter),

@@ -365,11 +365,17 @@ def _ended(done: Finished) -> str:
     return f"`{done.command[0]}` ended with {done.exit_code} after {units.seconds(done.took_s)}"
 
 
+def _peak(done: Finished) -> str:
+    if done.peak_private_bytes is None or done.peak_bytes is None:
+        return "peak memory unknown (it ended before it was looked at)"
+    return f"peak memory {units.gib(done.peak_private_bytes)} private, {units.gib(done.peak_bytes)} in all"
+
+
 def _taken(done: Finished) -> list[str]:
     energy: Any = _UNREADABLE if done.joules is None else f"{done.joules:.1f} J ({', '.join(done.energy_of)})"
     acts = list(dict.fromkeys(act.kind for act in done.acts))
     facts = [
-        f"peak memory {units.gib(done.peak_private_bytes)} private, {units.gib(done.peak_bytes)} in all",
+        _peak(done),
         f"processor time {units.seconds(done.cpu_s)}",
         f"energy {energy}",
         f"the guard {' and '.join(acts)} it" if acts else "the guard had nothing to do",
