@@ -26,7 +26,6 @@ from weigh.errors import Unreachable
 
 CONNECT_S = 10.0
 WATCH_S = 0.1
-FRESH_S = 2.0  # servers close idle connections after five seconds or more; no request is to meet with that
 OK = 200
 
 
@@ -49,7 +48,7 @@ class Request:
 
     Attributes:
         intended_s: when it was meant to be sent; of a closed loop, when it was.
-        sent_s: when it was handed over, before a connection was made where none stood ready; None while not.
+        sent_s: when it was handed over, before its connection was made; None while not.
         pieces: its tokens, with times since the run began.
         ended_s: when the answer ended or failed; None while under way.
         failure: a `Failure` or `HTTP` with a status; "" for none.
@@ -67,12 +66,15 @@ class Request:
 
 
 class Streams:
-    """Connections to one server; answered ones are used again."""
+    """Requests to one server, each on a connection of its own.
+
+    An answered connection is not used again: llama.cpp's server closes it without a word, and a request sent into
+    that moment fails though the server does not.
+    """
 
     def __init__(self, endpoint: Endpoint, *, silence_s: float) -> None:
         self._endpoint = endpoint
         self.silence_s = silence_s
-        self._idle: list[_Connection] = []
         self._active: set[_Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._address: tuple[Any, ...] = ()
@@ -94,7 +96,7 @@ class Streams:
         for *_, address in found:  # `localhost` is two, and a server may listen on one of them
             self._address = address[:2]
             with contextlib.suppress(OSError):
-                self._idle.append(await self._connected())
+                (await self._connected()).drop()
                 return
 
     async def _connected(self) -> _Connection:
@@ -120,6 +122,7 @@ class Streams:
         data = json.dumps(body).encode()
         headers = self._endpoint.headers | {
             "Host": self._endpoint.what,
+            "Connection": "close",
             "Content-Type": "application/json",
             "Content-Length": str(len(data)),
             "X-Request-Id": str(request.number),
@@ -130,14 +133,6 @@ class Streams:
     def send(self, request: Request, message: bytes, ended: Callable[[], None]) -> None:
         """Send now; `ended` is called once the request has its end, whichever it is."""
         request.sent_s = self.now_s()
-        while self._idle:
-            connection = self._idle.pop()
-            if time.monotonic() - connection.heard_s > FRESH_S:
-                connection.drop()
-            elif connection.usable:
-                self._active.add(connection)
-                connection.send(request, message, ended)
-                return
         task = asyncio.get_running_loop().create_task(self._connect(request, message, ended))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
@@ -181,8 +176,6 @@ class Streams:
 
     async def close(self) -> None:
         self.abort(Failure.UNFINISHED)
-        for connection in self._idle:
-            connection.drop()
         while self._connecting:
             await asyncio.wait(self._connecting)
 
@@ -190,21 +183,18 @@ class Streams:
 
     def done(self, connection: _Connection) -> None:
         self._active.discard(connection)
-        if connection.usable:
-            self._idle.append(connection)
 
     def said(self, text: str) -> str:
         return self._endpoint.said(text)
 
 
 class _Connection(asyncio.Protocol):
-    """One connection with at most one request on it."""
+    """One connection with one request on it."""
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
         self._transport: asyncio.Transport | None = None
         self._request: Request | None = None
-        self.usable = True
         self.heard_s, self.silent_s = time.monotonic(), 0.0
 
     def send(self, request: Request, message: bytes, ended: Callable[[], None]) -> None:
@@ -220,7 +210,6 @@ class _Connection(asyncio.Protocol):
         self._transport.write(message)
 
     def drop(self) -> None:
-        self.usable = False
         if self._transport is not None:
             self._transport.abort()
 
@@ -254,7 +243,6 @@ class _Connection(asyncio.Protocol):
                 self.fail(Failure.UNREADABLE, "no HTTP")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.usable = False
         if self._request is not None:
             self.fail(Failure.BROKEN)
 
@@ -292,7 +280,6 @@ class _Connection(asyncio.Protocol):
         request = self._request
         if request is None:
             return
-        self.usable = self.usable and self._parser.should_keep_alive()
         if self._status != OK:
             self._end(f"HTTP {self._status}", refusal(self._refused))
         elif not request.pieces.texts:
@@ -301,6 +288,5 @@ class _Connection(asyncio.Protocol):
             self._end(Failure.BROKEN)
         else:
             self._end()
-        if not self.usable:
-            self.drop()
+        self.drop()
         self._streams.done(self)
