@@ -46,6 +46,11 @@ class Noted:
         made: Generation = self._session.generate(prompt, output_tokens, reuse_cache=reuse_cache)
         return made
 
+    def answer(self, prompt: list[int], output_tokens: int, *, reuse_cache: bool = False) -> Generation:
+        self._notes.append((prompt, output_tokens))
+        made: Generation = self._session.answer(prompt, output_tokens, reuse_cache=reuse_cache)
+        return made
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
@@ -166,7 +171,20 @@ def test_raw_events_are_plain_json_and_say_what_the_samples_say(model: Path) -> 
     for kept, turn in zip(told["turns"], seen.turns, strict=True):
         (request,), (made,) = kept["requests"], turn.requests
         assert request["token_times_s"] == pytest.approx(made.made.token_times_s, abs=1e-6)
-        assert kept["during"]["took_s"] >= request["token_times_s"][-1] - 1e-6
+        streamed = request["token_times_s"] or [made.made.prefill_s]
+        assert kept["during"]["took_s"] >= streamed[-1] - 1e-6
+
+
+def test_every_second_decode_is_answered_in_one_piece_and_tells_the_engines_own_speed(model: Path) -> None:
+    seen = measure(source(model), replace(ASKED, starts=0), after(4))
+    decodes = [turn for turn in seen.turns if not turn.condition.is_prefill]
+    whole = [not turn.requests[0].made.token_times_s for turn in decodes]
+    assert whole == [number % 2 == 1 for number in range(len(decodes))]
+    assert all(turn.requests[0].made.output_tokens == 6 for turn in decodes)
+    by_clock = {one.conditions["clock"]: one for one in quantities(seen) if one.name == "decode_tokens_per_s"}
+    rates = [turn.requests[0].made.decode_tokens_per_s for turn in decodes[1::2]]
+    assert all(any(one == pytest.approx(rate) for rate in rates) for one in by_clock["engine"].samples)
+    assert len(by_clock["client"].samples) <= len(decodes) - len(rates)
 
 
 def test_only_one_benchmark_runs_at_a_time(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_failure_keeps_what_was_measured_before(server: StandIn, store: Store)
     assert isinstance(found.ended, EngineCrashed)
     assert "out of memory" in found.measurement.problems[-1]
     (one,) = [one for one in found.measurement.measured if one.name == "predict_s"]
-    assert len(one.samples) == 5
+    assert 3 <= len(one.samples) <= 5  # at most half is warm-up
     assert len(measurements(store)) == 1
 
 

@@ -45,8 +45,10 @@ ENGINE, CLIENT = "engine", "client"
 
 def settled(turns: Sequence[Turn], precision: float) -> bool:
     """Whether the speed of these turns of one condition is known to `precision`."""
-    of = _prefills_s if turns[0].condition.is_prefill else _steps_s
-    return half_width(_steady(of(turns, engine_clock=has_own_clock(turns)))) <= precision
+    engine_clock = has_own_clock(turns)
+    if turns[0].condition.is_prefill:
+        return half_width(_steady(_prefills_s(turns, engine_clock=engine_clock))) <= precision
+    return half_width(_steady(_steps_s(_undisturbed(turns), engine_clock=engine_clock))) <= precision
 
 
 def has_own_clock(turns: Iterable[Turn]) -> bool:
@@ -74,7 +76,7 @@ def noise(turns: Iterable[Turn]) -> float | None:
     """Relative 80 % half-width of single decode steps, of the noisiest condition; None without a decode."""
     steps: dict[Condition, list[float]] = {}
     for turn in turns:
-        if not turn.condition.is_prefill:
+        if not turn.condition.is_prefill and _is_streamed(turn):
             steps.setdefault(turn.condition, []).extend(s for one in _steps(turn) for s in one)
     spreads = [relative_spread(found) for found in steps.values() if found and min(found) > 0]
     return max(spreads) if spreads else None
@@ -135,12 +137,13 @@ def _prefill(condition: Condition, turns: Sequence[Turn], *, engine_clock: bool)
 
 
 def _decode(condition: Condition, turns: Sequence[Turn], *, engine_clock: bool) -> list[Measured | None]:
-    turns = turns[warm_up(_steps_s(turns, engine_clock=engine_clock)) :]
     at = _at(condition)
     found = []
     if engine_clock:
-        rates = [1 / seconds for seconds in _steps_s(turns, engine_clock=True)]
+        rates = [1 / seconds for seconds in _steady(_steps_s(_undisturbed(turns), engine_clock=True))]
         found.append(_made("decode_tokens_per_s", rates, at | {"clock": ENGINE}))
+    turns = [turn for turn in turns if _is_streamed(turn)]
+    turns = turns[warm_up(_steps_s(turns, engine_clock=engine_clock)) :]
     rates = [1 / seconds for seconds in _steps_s(turns, engine_clock=False)]
     found.append(_made("decode_tokens_per_s", rates, at | {"clock": CLIENT}))
     gaps = [gap for turn in turns for request in turn.requests for gap in itl_s(request.made.token_times_s)]
@@ -186,16 +189,28 @@ def _prefills_s(turns: Sequence[Turn], *, engine_clock: bool) -> list[float]:
 
 
 def _steps_s(turns: Sequence[Turn], *, engine_clock: bool) -> list[float]:
-    """Of each turn: the mean step of its sequences, while all of them are at it and warm."""
+    """Of each turn: the mean step of its sequences, while all of them are at it and warm; of an answer in one
+    piece, the mean of all."""
     found = []
     for turn in turns:
-        if engine_clock:
+        if not _is_streamed(turn):
+            steps = [r.made.decode_s / (r.made.output_tokens - 1) for r in turn.requests]
+        elif engine_clock:
             steps = [s for one in _steps(turn) for s in one]
         else:
             steps = [s for request in turn.requests for s in itl_s(request.made.token_times_s)]
         if steps and sum(steps) > 0:
             found.append(sum(steps) / len(steps))
     return found
+
+
+def _is_streamed(turn: Turn) -> bool:
+    return all(request.made.token_times_s for request in turn.requests)
+
+
+def _undisturbed(turns: Sequence[Turn]) -> list[Turn]:
+    """The decodes answered in one piece, during which nothing took processors from the engine; else all."""
+    return [turn for turn in turns if not _is_streamed(turn)] or list(turns)
 
 
 def _steps(turn: Turn) -> list[tuple[float, ...]]:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from weigh.bench.conditions import During, Instruments, Observed
 from weigh.bench.turns import Progress
-from weigh.engines.engine import Generation, ProcessMemory
+from weigh.engines.engine import AnswersWhole, Generation, ProcessMemory
 from weigh.errors import WeighError
 from weigh.machine import page_cache
 
@@ -302,8 +302,16 @@ class _Run:
         prompts = [_after(past, self._fresh(condition.prompt_tokens or 1)) for _ in range(condition.parallel)]
         began_s = self._took_s
         with Observed(self._instruments, self._source.engine_pid) as observed:
-            requests = _together(session, prompts, condition.output_tokens, reuse=bool(past))
+            if isinstance(session, AnswersWhole) and self._whole(condition):
+                made = session.answer(prompts[0], condition.output_tokens, reuse_cache=bool(past))
+                requests: tuple[Request, ...] = (Request(0.0, made),)
+            else:
+                requests = _together(session, prompts, condition.output_tokens, reuse=bool(past))
         return Turn(condition, began_s, requests, observed.during, session.memory())
+
+    def _whole(self, condition: Condition) -> bool:
+        """Every second decode: the engine's own speed is told from these, and latencies from the streamed ones."""
+        return not condition.is_prefill and condition.parallel == 1 and len(self._seen.of(condition)) % 2 == 1
 
     def _past(self, depth_tokens: int) -> list[int] | str:
         """The same for all conditions of a depth, so that it is found in the cache."""

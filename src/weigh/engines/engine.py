@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from weigh.model.ggml_types import GgmlType
 
@@ -125,6 +125,15 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class AnswersWhole(Protocol):
+    """A session that can also answer in one piece, by the engine's clock alone."""
+
+    def answer(self, prompt: Any, output_tokens: int, *, reuse_cache: bool = False) -> Generation:
+        """As `Session.generate`, without times of tokens and steps: handing them out takes the engine 2 %."""
+        ...
 
 
 class Engine(Protocol):

@@ -6,15 +6,19 @@ import json
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from weigh import units
 from weigh.engines.child import Child
 from weigh.engines.engine import HOST, Generation, Limits, ProcessMemory
 from weigh.engines.engine_log import LISTENING, LOADING
 from weigh.errors import BadFile, BadInput, EngineTimeout
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
 
 
 class HttpSession:
@@ -81,17 +85,7 @@ class HttpSession:
             EngineTimeout: nothing came for `silence_s`; the engine is ended.
             EngineError: the engine died.
         """
-        request = {
-            "prompt": list(prompt),
-            "n_predict": output_tokens,
-            "ignore_eos": True,
-            "cache_prompt": reuse_cache,
-            # taking the likeliest token costs the engine nothing; its default samplers do
-            "samplers": ["top_k"],
-            "top_k": 1,
-            "stream": True,
-            "timings_per_token": True,
-        }
+        request = _request(prompt, output_tokens, reuse_cache) | {"stream": True, "timings_per_token": True}
         sent_s = time.perf_counter()
         times_s: list[float] = []
         steps_s: list[float] = []
@@ -111,8 +105,25 @@ class HttpSession:
             self._child.fail()
         return _generation(last["timings"], times_s, steps_s)
 
+    def answer(self, prompt: Sequence[int], output_tokens: int, *, reuse_cache: bool = False) -> Generation:
+        """The same in one piece: no tokens are handed out meanwhile, so none have times, and nothing takes the
+        processors from the engine. Raises as `generate` does."""
+        with self._response(_request(prompt, output_tokens, reuse_cache)) as response:
+            made = json.loads(response.read())
+        return _generation(made["timings"], [], [])
+
     def _events(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """What the server streams back, one event at a time."""
+        with self._response(request) as response:
+            while line := response.readline():
+                kind, _, data = line.partition(b":")
+                if kind == b"error":
+                    raise _refusal(self._child.what, data)
+                if kind == b"data" and data.strip() != b"[DONE]":
+                    yield json.loads(data)
+
+    @contextmanager
+    def _response(self, request: dict[str, Any]) -> Iterator[HTTPResponse]:
         import http.client
 
         connection = http.client.HTTPConnection(HOST, self._port, timeout=self._silence_s)
@@ -122,12 +133,7 @@ class HttpSession:
             response = connection.getresponse()
             if response.status != http.HTTPStatus.OK:
                 raise _refusal(self._child.what, response.read(1 << 16))
-            while line := response.readline():
-                kind, _, data = line.partition(b":")
-                if kind == b"error":
-                    raise _refusal(self._child.what, data)
-                if kind == b"data" and data.strip() != b"[DONE]":
-                    yield json.loads(data)
+            yield response
         except TimeoutError:
             self._child.end()
             raise EngineTimeout(
@@ -169,6 +175,18 @@ def require_file(model: Path) -> None:
             pass
     except OSError as error:
         raise BadFile(model, f"cannot be read: {error.strerror}") from None
+
+
+def _request(prompt: Sequence[int], output_tokens: int, reuse_cache: bool) -> dict[str, Any]:
+    return {
+        "prompt": list(prompt),
+        "n_predict": output_tokens,
+        "ignore_eos": True,
+        "cache_prompt": reuse_cache,
+        # taking the likeliest token costs the engine nothing; its default samplers do
+        "samplers": ["top_k"],
+        "top_k": 1,
+    }
 
 
 def _generation(timings: dict[str, Any], times_s: list[float], steps_s: list[float]) -> Generation:
