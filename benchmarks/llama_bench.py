@@ -25,7 +25,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,8 @@ def main() -> None:
         for path in given.models:
             spec = read_gguf(path)
             speeds = _speeds(spec, bench, server, asked, settings, given.rounds)
-            found[path.name] = (spec, speeds, _memory(spec, server, settings))
+            roomy = replace(settings, context_tokens=max(settings.context_tokens, 1024))
+            found[path.name] = (spec, speeds, _memory(spec, server, roomy))
     problems = watch.so_far().problems
     given.out.write_text(_page(found, version, given.rounds, problems), encoding="utf-8")
     if given.json:

@@ -70,13 +70,13 @@ def test_a_cold_start_counts_where_it_was_measured() -> None:
 def test_what_was_not_measured_is_missed() -> None:
     found = verdict(5.0, name="max-memory")
     assert (found.measured, found.met) == (None, False)
-    assert said(found) == "peak_memory_bytes was not measured, at most 5 bytes asked for"
+    assert said(found) == "peak_memory_bytes was not measured, at most 0.0 KiB asked for"
 
 
 def test_words_hold_figure_interval_and_limit() -> None:
     assert said(verdict(9.5, decode(*SAMPLES))) == (
-        "decode_tokens_per_s 10 (9 to 11) tokens/s at clock engine, depth_tokens 0, at least 9.5 tokens/s asked for;"
-        " not sure: runs differ, or are few"
+        "decode_tokens_per_s 10 tokens/s (9 tokens/s to 11 tokens/s) at clock engine, depth_tokens 0,"
+        " at least 9.5 tokens/s asked for; not sure: runs differ, or are few"
     )
 
 

@@ -16,7 +16,7 @@ from weigh.estimate.speed import Workload
 from weigh.figure import Basis
 from weigh.store import Store
 from weigh.store.fields import MOST_LETTERS
-from weigh.store.ledger import runs
+from weigh.store.ledger import learned, runs
 from weigh.store.run import Kind, Run
 from weigh.synth import synthetic_file
 
@@ -44,6 +44,25 @@ def run_it(estimated: SetupEstimate, at: Here, kind: Kind = Kind.TEST_DRIVEN) ->
         peak_memory_bytes=[seen.memory.peak_bytes],
         noise=seen.spread,
     )
+
+
+def test_a_disturbed_run_is_kept_and_teaches_nothing(calibrated: Here, store: Store) -> None:
+    estimated = weigh(SPEC, calibrated, SETTINGS, WORKLOAD)
+    kept = keep(
+        estimated,
+        calibrated,
+        Kind.MEASURED,
+        decode_tokens_per_s=[1.0],
+        prefill_tokens_per_s=[1.0],
+        load_s=[],
+        peak_memory_bytes=[],
+        noise=0.1,
+        disturbed=True,
+    )
+    assert runs(store) == [kept]
+    assert kept.decode_tokens_per_s.estimated is not None
+    key = kept.fingerprint, kept.engine, kept.engine_version
+    assert learned(store, *key) is None
 
 
 def test_estimate_run_compare_and_learn(calibrated: Here, store: Store) -> None:

@@ -162,7 +162,7 @@ def benchmark(
         raw=raw(seen) | {"estimated": [_estimate_json(row) for row in rows if row.estimated]},
     )
     kept = save(Store(), measurement)
-    _teach(found, estimates, asked, here, measurement.noise)
+    _teach(found, estimates, asked, here, measurement.noise, disturbed=bool(problems))
     return Benchmark(kept, measurement, rows, notes(seen, found, asked), seen.ended)
 
 
@@ -232,7 +232,13 @@ def _estimate_json(row: Beside) -> dict[str, object]:
 
 
 def _teach(
-    found: Sequence[Measured], estimates: Estimates, asked: Asked, here: Here, spread: float | None
+    found: Sequence[Measured],
+    estimates: Estimates,
+    asked: Asked,
+    here: Here,
+    spread: float | None,
+    *,
+    disturbed: bool,
 ) -> None:
     """The ledger's runs, one for each prompt, depth and number of sequences; what prompts share goes to the
     first of them, so that nothing is learned twice."""
@@ -263,6 +269,7 @@ def _teach(
                 load_s=samples("load_cached_s") if (prompt, depth, parallel) == first else (),
                 peak_memory_bytes=samples("peak_memory_bytes", parallel=parallel) if shared else (),
                 noise=UNKNOWN_NOISE if spread is None else spread,
+                disturbed=disturbed,
             )
 
 
@@ -284,7 +291,8 @@ def notes(seen: Seen, found: Sequence[Measured], asked: Asked) -> tuple[str, ...
         )
     if recomputed(seen.turns):
         told.append(
-            "this model's state cannot be wound back: at depth it is computed anew, and its prefill is left out"
+            "what lies before a prompt at depth was not found in a cache (a state that cannot be wound back, or a"
+            " server that keeps none): such prefills are left out"
         )
     rates = [one for one in found if one.name in ("prefill_tokens_per_s", "decode_tokens_per_s")]
     clocks = {one.conditions.get("clock") for one in rates}

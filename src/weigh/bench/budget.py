@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+from weigh import units
 from weigh.bench.figures import ENGINE
 from weigh.bench.stopping import CONFIDENCE
 from weigh.errors import MOST_LETTERS
@@ -138,18 +139,25 @@ def _suites(name: str, cases: list[ElementTree.Element], took_s: float) -> bytes
 
 
 def said(verdict: Verdict) -> str:
-    """`decode_tokens_per_s 7.1 (6.9 to 7.4) tokens/s, at least 8 asked for`, in the quantity's own unit."""
+    """`ttft_s 2.1 s (2.0 s to 2.3 s) at prompt_tokens 512, at most 2.0 s asked for`."""
     asked = verdict.budget
-    bound = f"at {'most' if asked.most else 'least'} {asked.limit:.6g} {asked.unit} asked for"
+    bound = f"at {'most' if asked.most else 'least'} {_shown(asked.limit, asked.unit)} asked for"
     if verdict.measured is None:
         return f"{' or '.join(asked.quantities)} was not measured, {bound}"
     figure = verdict.measured.figure
     conditions = ", ".join(f"{key} {value}" for key, value in verdict.measured.conditions.items())
     unsure = "" if verdict.sure else "; not sure: runs differ, or are few"
     return (
-        f"{verdict.measured.name} {figure.value:.6g} ({figure.low:.6g} to {figure.high:.6g}) {figure.unit}"
+        f"{verdict.measured.name} {_shown(figure.value, figure.unit)}"
+        f" ({_shown(figure.low, figure.unit)} to {_shown(figure.high, figure.unit)})"
         f"{f' at {conditions}' if conditions else ''}, {bound}{unsure}"
     )
+
+
+def _shown(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return units.gib(value)
+    return units.seconds(value) if unit == "s" else f"{value:.6g} {unit}"
 
 
 def _plain(text: str) -> str:

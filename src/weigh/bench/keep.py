@@ -30,14 +30,16 @@ def keep(
     load_s: Sequence[float],
     peak_memory_bytes: Sequence[float],
     noise: float,
+    disturbed: bool = False,
 ) -> Run:
     """Record the samples of a run on this machine; a quantity that was not measured has none.
 
     Args:
         estimated: made before the run, by earlier runs corrected or not; both are kept.
         noise: relative 80 % half-width of single decode steps.
+        disturbed: other work was noticed meanwhile. Such a run teaches nothing, so it names no calibration.
     """
-    calibration = None if isinstance(estimated, Served) else estimated.site.calibration
+    calibration = None if isinstance(estimated, Served) or disturbed else estimated.site.calibration
     settings, workload = estimated.settings, estimated.workload
     memory = estimated.peak_memory_bytes
     run = Run(

@@ -286,4 +286,5 @@ def _keep(result: Trial, here: Here, whole: Sequence[Seen]) -> None:
         load_s=told(result.load_s),
         peak_memory_bytes=told(result.peak_memory_bytes),
         noise=result.noise,
+        disturbed=bool(result.problems),
     )

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from weigh import units
 from weigh.engines.environments import Environment, Receipt
-from weigh.engines.recipes import TORCH_CPU_INDEX, Recipe
+from weigh.engines.recipes import Recipe
 from weigh.errors import BadInput, EngineCrashed, NoSpace
 
 Progress = Callable[[str, float], None]
@@ -158,14 +158,15 @@ class _Making:
         self._run((python, "-I", "-c", recipe.check), limit_s=CHECK_S)
 
     def _torch(self, package: str) -> None:
-        """From the places pip or uv is set up for; PyTorch's own index only where they have no such build."""
+        """The build for the processor, from the places pip or uv is set up for. Where pip's have none, their usual
+        build, which runs as well and is some gigabytes larger."""
         try:
             self._install(package)
         except EngineCrashed as error:
             if not _NOT_FOUND.search(error.message):
                 raise
-            where = ("--torch-backend", "cpu") if self._uv else ("--index-url", TORCH_CPU_INDEX)
-            self._install(*where, package)
+            usual = package.removesuffix("+cpu")
+            self._install(*(("--torch-backend", "cpu", package) if self._uv else (usual,)))
 
     def _install(self, *words: str) -> None:
         own = () if self._uv else ("--no-input", "--progress-bar", "off")

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 from weigh.units import GB
 
-# PyTorch's own index of builds for the processor; on Linux x86-64 the general index has those for CUDA.
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-
 
 @dataclass(frozen=True, slots=True)
 class Recipe:

@@ -214,25 +214,21 @@ def steps(times_s: Sequence[float]) -> tuple[float, ...]:
 
 
 def _cache_bytes(model: Path, settings: Settings) -> int | None:
-    """What the contexts take, and the block that is held back; None where the shapes are not known."""
+    """What the contexts take; None where the shapes are not known."""
     from weigh.errors import BadInput
-    from weigh.estimate.vllm import CPU_BLOCK_TOKENS, CPU_STATE_BYTES
-    from weigh.estimate.vllm_cache import CacheSettings, cache
-    from weigh.estimate.vllm_weights import Ranks
+    from weigh.estimate.vllm import cpu_cache_bytes
     from weigh.model.config import read_config
 
     try:
         spec = read_config(model)
     except BadInput:  # vLLM may know it all the same
         return None
-    of_cache = CacheSettings(
-        block_tokens=CPU_BLOCK_TOKENS,
-        state_bytes=CPU_STATE_BYTES,
-        in_flight_tokens=settings.batch_tokens,
+    return cpu_cache_bytes(
+        spec,
+        context_tokens=settings.context_tokens,
+        parallel=settings.parallel,
+        batch_tokens=settings.batch_tokens,
     )
-    made = cache(spec, Ranks(1, 1), of_cache)
-    blocks = settings.parallel * made.request_blocks(settings.context_tokens) + 1
-    return blocks * made.block_bytes(made.stages[0])
 
 
 def _free_port() -> int:

@@ -155,8 +155,9 @@ def _on_transformers(
 def _on_vllm(
     spec: ModelSpec, site: Site, settings: Settings, workload: Workload, reserve_bytes: int | None
 ) -> Served:
-    """On as few GPUs as let it start, under tensor parallelism; its CPU build where there is none."""
-    from weigh.estimate.vllm import vllm_memory
+    """On as few GPUs as let it start, under tensor parallelism; its CPU build, with the cache that is asked for,
+    where there is none."""
+    from weigh.estimate.vllm import cpu_cache_bytes, vllm_memory
 
     host, gpus = site.target.host, site.target.gpus
     if not gpus:
@@ -166,7 +167,14 @@ def _on_vllm(
             device=host,
             max_model_len=settings.context_tokens,
             requests=settings.parallel,
-            cpu_kv_bytes=max(1 << 30, (room - spec.tensor_bytes) // 2),
+            max_num_seqs=settings.parallel,
+            max_num_batched_tokens=max(settings.batch_tokens, settings.parallel),
+            cpu_kv_bytes=cpu_cache_bytes(
+                spec,
+                context_tokens=settings.context_tokens,
+                parallel=settings.parallel,
+                batch_tokens=settings.batch_tokens,
+            ),
         )
         return Served(spec, settings, workload, site, on_host, 1, room)
     found: list[Served] = []

@@ -252,6 +252,19 @@ def _gpu_notes(spec: ModelSpec) -> tuple[str, ...]:
 # --- CPU ---------------------------------------------------------------------------------------------
 
 
+def cpu_cache_bytes(spec: ModelSpec, *, context_tokens: int, parallel: int, batch_tokens: int) -> int:
+    """Cache that one rank of the CPU build needs for `parallel` requests of the full context, and the block that
+    it holds back: what `--kv-cache-memory-bytes` has to say."""
+    made = cache(
+        spec,
+        Ranks(1, 1),
+        CacheSettings(
+            block_tokens=CPU_BLOCK_TOKENS, state_bytes=CPU_STATE_BYTES, in_flight_tokens=batch_tokens
+        ),
+    )
+    return (parallel * made.request_blocks(context_tokens) + 1) * made.block_bytes(made.stages[0])
+
+
 def _on_cpu(spec: ModelSpec, plan: _Plan, made: Cache, requests: int) -> EngineMemory:
     """The CPU build takes what it is told; the host holds all ranks and their server."""
     assert plan.cpu_kv_bytes is not None
