@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import time
+from pathlib import Path
 
 EVENTS = 3  # streamed before it hangs or dies
 GOOD_REQUESTS = 1  # answered in full before that
@@ -52,6 +53,11 @@ class Answers(http.server.BaseHTTPRequestHandler):
 def fail() -> None:
     if os.environ["STAND_IN"] == "die":
         os._exit(7)
+    if os.environ["STAND_IN"] == "eat":
+        Path(os.environ["GROUP"]).write_text(str(os.getpid()))  # whose limit ends this
+        held = []
+        while True:
+            held.append(b"x" * (16 << 20))
     time.sleep(600)
 
 

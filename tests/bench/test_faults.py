@@ -21,11 +21,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.machine.conftest import Group, control_group
 from tests.tiny_models import tiny_llama
 from weigh.store import Store
 from weigh.store.ledger import runs
 from weigh.store.measurement import Measurement, measurements
 from weigh.synth import write_gguf
+from weigh.units import MIB
 
 # the command as it is, but telling each stage in a line
 PROGRAM = """
@@ -36,6 +38,8 @@ def told(self, stage, done):
 render.ProgressLine.__call__ = told
 sys.exit(main(sys.argv[1:]))
 """
+__all__ = ["control_group"]  # a fixture
+
 LONG_S = 600  # a machine may stand still for minutes
 QUICK = ("--no-calibrate", "--threads", "1", "--starts", "1", "--max-time", "1s")
 
@@ -164,6 +168,25 @@ def test_an_engine_over_its_memory_limit(tmp_path: Path, model: Path) -> None:
     assert "decode tokens/s" in out
     (run,) = runs(Store(tmp_path / "weigh.db"))
     assert run.decode_tokens_per_s.measured
+    command.assert_nothing_is_left()
+
+
+def test_an_engine_that_the_kernel_kills_for_lack_of_memory(
+    tmp_path: Path, model: Path, control_group: Group
+) -> None:
+    """The kernel's own killer, in a memory group that the stand-in joins before it takes more and more."""
+    limit = str(100 * MIB)
+    swap = {"memory.memsw.limit_in_bytes": limit, "memory.swap.max": "0"}
+    group = control_group({"memory.limit_in_bytes": limit, "memory.max": limit} | swap)
+    given = {"WEIGH_ENGINE": stand_in(tmp_path), "STAND_IN": "eat", "GROUP": str(group / "cgroup.procs")}
+    with weigh(tmp_path, "bench", str(model), *QUICK, **given) as command:
+        command.wait_for("decode")
+        command.engine()
+        code, out, said = command.end()
+    assert code == 3
+    assert said[-1] == "weigh: llama-server was killed by the system for lack of memory"
+    assert {"load_cached_s", "tpot_s"} <= {one.name for one in command.kept().measured}
+    assert "decode tokens/s" in out
     command.assert_nothing_is_left()
 
 

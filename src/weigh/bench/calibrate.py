@@ -63,6 +63,9 @@ PARALLEL = 4
 ROUNDS = 3
 LEAST_LAYERS, MOST_LAYERS = 3, 10  # of a format's probe: prefill hardly uses the last one
 CACHE_TYPE = GgmlType.Q8_0  # of a quantized cache
+MOST_BESIDE = (
+    0.15  # of the anchor's time, that layers in decode and numbers in prefill may take; beyond it is noise
+)
 MOST_SLOWER = 4.0  # that experts may be in prefill; beyond it is noise
 
 
@@ -359,10 +362,11 @@ def _with_layers(draft: Calibration, *seen: tuple[ModelSpec, Seen]) -> Calibrati
         passed = 2 * PROMPT_TOKENS * sum(n for _, n in passed_weights(todo.dense, todo.last_dense))
         values = PROMPT_TOKENS * (todo.values - todo.last_values)
         prompts.append((passed, values, one.prefill_s - fixed_s))
+    (_, layers, step_s), (_, values, prompt_s) = steps[0], prompts[0]
     return replace(
         draft,
-        layer_s=max(draft.layer_s, _second_of(*steps)),
-        value_s=max(0.0, _second_of(*prompts)),
+        layer_s=max(draft.layer_s, min(_second_of(*steps), MOST_BESIDE * step_s / layers)),
+        value_s=max(0.0, min(_second_of(*prompts), MOST_BESIDE * prompt_s / values)),
     )
 
 

@@ -15,7 +15,7 @@ from weigh import units
 from weigh.engines.child import Child
 from weigh.engines.engine import HOST, Generation, Limits, ProcessMemory
 from weigh.engines.engine_log import LISTENING, LOADING
-from weigh.errors import BadFile, BadInput, EngineTimeout
+from weigh.errors import BadFile, BadInput, EngineCrashed, EngineTimeout
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -109,8 +109,11 @@ class HttpSession:
         """The same in one piece: no tokens are handed out meanwhile, so none have times, and nothing takes the
         processors from the engine. Raises as `generate` does."""
         with self._response(_request(prompt, output_tokens, reuse_cache)) as response:
-            made = json.loads(response.read())
-        return _generation(made["timings"], [], [])
+            body = response.read()
+        try:
+            return _generation(json.loads(body)["timings"], [], [])
+        except (ValueError, KeyError, TypeError):
+            raise EngineCrashed(f"{self._child.what} gave an answer without timings") from None
 
     def _events(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """What the server streams back, one event at a time."""
