@@ -75,7 +75,7 @@ def test_what_was_not_measured_is_missed() -> None:
 
 def test_words_hold_figure_interval_and_limit() -> None:
     assert said(verdict(9.5, decode(*SAMPLES))) == (
-        "decode_tokens_per_s 10 tokens/s (9 tokens/s to 11 tokens/s) at clock engine, depth_tokens 0,"
+        "decode_tokens_per_s 10 (9 to 11) tokens/s at clock engine, depth_tokens 0,"
         " at least 9.5 tokens/s asked for; not sure: runs differ, or are few"
     )
 

@@ -141,7 +141,7 @@ def _suites(name: str, cases: list[ElementTree.Element], took_s: float) -> bytes
 def said(verdict: Verdict) -> str:
     """`ttft_s 2.1 s (2.0 s to 2.3 s) at prompt_tokens 512, at most 2.0 s asked for`."""
     asked = verdict.budget
-    bound = f"at {'most' if asked.most else 'least'} {_shown(asked.limit, asked.unit)} asked for"
+    bound = f"at {'most' if asked.most else 'least'} {_shown(asked.limit, asked.unit)}{_unit(asked.unit)} asked for"
     if verdict.measured is None:
         return f"{' or '.join(asked.quantities)} was not measured, {bound}"
     figure = verdict.measured.figure
@@ -149,7 +149,7 @@ def said(verdict: Verdict) -> str:
     unsure = "" if verdict.sure else "; not sure: runs differ, or are few"
     return (
         f"{verdict.measured.name} {_shown(figure.value, figure.unit)}"
-        f" ({_shown(figure.low, figure.unit)} to {_shown(figure.high, figure.unit)})"
+        f" ({_shown(figure.low, figure.unit)} to {_shown(figure.high, figure.unit)}){_unit(figure.unit)}"
         f"{f' at {conditions}' if conditions else ''}, {bound}{unsure}"
     )
 
@@ -157,7 +157,12 @@ def said(verdict: Verdict) -> str:
 def _shown(value: float, unit: str) -> str:
     if unit == "bytes":
         return units.gib(value)
-    return units.seconds(value) if unit == "s" else f"{value:.6g} {unit}"
+    return units.seconds(value) if unit == "s" else f"{value:.6g}"
+
+
+def _unit(unit: str) -> str:
+    """What follows a number that does not hold its unit already."""
+    return "" if unit in ("bytes", "s") else f" {unit}"
 
 
 def _plain(text: str) -> str:
