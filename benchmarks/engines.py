@@ -88,6 +88,7 @@ def page(
 ) -> str:
     machine = probe()
     versions = ", ".join(f"{name}: {runs[0]['engine']['version']}" for name, runs in found.items())
+    often = "One round." if rounds == 1 else f"Medians of {rounds} rounds in turns, with the rounds' range."
     lines = [
         "# Engines side by side",
         "",
@@ -95,7 +96,7 @@ def page(
         " weights, as a checkpoint in BF16 and as a GGUF file in F16.",
         "",
         f"{date.today()}, {machine.cpu.model}, {machine.cpu.threads} cores, Python {platform.python_version()};"
-        f" {model}; {versions}. Medians of {rounds} rounds in turns, with the rounds' range. Speeds are by the"
+        f" {model}; {versions}. {often} Speeds are by the"
         " client's clock, which all three have; all cores are each engine's own to use as it does by default.",
         "",
         "| | " + " | ".join(found) + " |",
