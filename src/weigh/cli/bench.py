@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import click
 from weigh.cli import options
 from weigh.cli.durations import Percent, Seconds
 from weigh.cli.load import load_options, run_load
+from weigh.cli.options import Command
 from weigh.errors import BadInput
 
 if TYPE_CHECKING:
@@ -40,35 +42,50 @@ key_env = click.option(
 )
 
 
+def workload(*, prompt: str, output: int) -> Callable[[Command], Command]:
+    """What is run, with these defaults."""
+    numbers = options.Each(options.Tokens())
+    each = [
+        click.option(
+            "--prompt", type=numbers, default=prompt, show_default=True, help="Prompt tokens of prefills."
+        ),
+        click.option(
+            "--output",
+            type=options.Tokens(),
+            default=output,
+            show_default=True,
+            help="Output tokens of decodes.",
+        ),
+        click.option(
+            "--depth",
+            type=options.Each(options.Tokens(zero=True)),
+            default="0",
+            show_default=True,
+            help="Tokens already in the context.",
+        ),
+        click.option(
+            "--parallel",
+            type=options.Each(click.IntRange(1, 256)),
+            default="1",
+            show_default=True,
+            help="Sequences at once.",
+        ),
+    ]
+
+    def add(command: Command) -> Command:
+        for option in reversed(each):
+            command = option(command)
+        return command
+
+    return add
+
+
 @click.command()
 @click.argument("model", metavar="MODEL|URL")
 @on_engine
 @at_url
 @key_env
-@click.option(
-    "--prompt",
-    type=options.Each(options.Tokens()),
-    default="128,512",
-    show_default=True,
-    help="Prompt tokens of prefills.",
-)
-@click.option(
-    "--output", type=options.Tokens(), default=128, show_default=True, help="Output tokens of decodes."
-)
-@click.option(
-    "--depth",
-    type=options.Each(options.Tokens(zero=True)),
-    default="0",
-    show_default=True,
-    help="Tokens already in the context.",
-)
-@click.option(
-    "--parallel",
-    type=options.Each(click.IntRange(1, 256)),
-    default="1",
-    show_default=True,
-    help="Sequences at once.",
-)
+@workload(prompt="128,512", output=128)
 @click.option(
     "--context",
     type=options.Tokens(),

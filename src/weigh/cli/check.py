@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from weigh.cli import options
-from weigh.cli.bench import at_url, key_env, on_engine, run_bench
+from weigh.cli.bench import at_url, key_env, on_engine, run_bench, workload
 from weigh.cli.durations import Percent, Seconds
 from weigh.errors import EngineError
 
@@ -33,30 +33,7 @@ _NO = 1
 @on_engine
 @at_url
 @key_env
-@click.option(
-    "--prompt",
-    type=options.Each(options.Tokens()),
-    default="512",
-    show_default=True,
-    help="Prompt tokens of prefills.",
-)
-@click.option(
-    "--output", type=options.Tokens(), default=64, show_default=True, help="Output tokens of decodes."
-)
-@click.option(
-    "--depth",
-    type=options.Each(options.Tokens(zero=True)),
-    default="0",
-    show_default=True,
-    help="Tokens already in the context.",
-)
-@click.option(
-    "--parallel",
-    type=options.Each(click.IntRange(1, 256)),
-    default="1",
-    show_default=True,
-    help="Sequences at once.",
-)
+@workload(prompt="512", output=64)
 @click.option("--context", type=options.Tokens(), help="Tokens of context per sequence (default: 4096).")
 @click.option("--threads", type=click.IntRange(1, 4096), help="Threads (default: all cores).")
 @click.option(

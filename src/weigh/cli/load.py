@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from weigh.cli import options
 from weigh.cli.durations import Seconds
+from weigh.cli.options import Command
 from weigh.errors import BadInput
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from weigh.engines.engine import Settings
     from weigh.store.measurement import Measurement
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 _DURATION_S = 60.0
 
