@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from weigh.bench.alone import alone
 from weigh.bench.benchmark import Benchmark, Beside, ending, notes
@@ -19,6 +21,9 @@ from weigh.machine.disturbance import Watch
 from weigh.store import Store
 from weigh.store.fields import Scalar
 from weigh.store.measurement import Measured, Measurement, save
+
+if TYPE_CHECKING:
+    from weigh.engines.tf_serving import TfServing
 
 _FIRST_WORDS, _FIRST_TOKENS = 16, 2
 
@@ -44,17 +49,10 @@ def benchmark_url(
         problems = replace(watch.so_far(), others=None).problems
     loading = () if served.load_s is None else (Measured("load_s", "s", (served.load_s,)),)
     found = (*loading, *quantities(seen))
-    local = probe() if served.pid is not None else None
-    measurement = Measurement(
-        kind="bench",
-        when_unix_s=when_s,
-        fingerprint=local.fingerprint if local else "",
-        cpu=local.cpu.model if local else "",
-        gpus=tuple(gpu.name for gpu in local.gpus) if local else (),
-        engine=served.engine,
-        engine_version=served.version,
-        command=served.command,
-        model=served.model,
+    measurement = of_server(
+        served,
+        when_s,
+        local=served.pid is not None,
         settings=_said(asked),
         measured=found,
         noise=noise(seen.turns),
@@ -99,3 +97,34 @@ def _said(asked: Asked) -> dict[str, Scalar]:
         "precision": asked.precision,
         "most_s": asked.most_s,
     }
+
+
+def of_server(
+    served: ServedModel | TfServing,
+    when_unix_s: float,
+    *,
+    local: bool,
+    settings: Mapping[str, Scalar],
+    measured: tuple[Measured, ...],
+    noise: float | None,
+    problems: tuple[str, ...],
+    raw: Mapping[str, Any],
+) -> Measurement:
+    """What was measured of a server; of this machine where it runs on it (`local`), else of none that is known."""
+    machine = probe() if local else None
+    return Measurement(
+        kind="bench",
+        when_unix_s=when_unix_s,
+        fingerprint=machine.fingerprint if machine else "",
+        cpu=machine.cpu.model if machine else "",
+        gpus=tuple(gpu.name for gpu in machine.gpus) if machine else (),
+        engine=served.engine,
+        engine_version=served.version,
+        command=served.command,
+        model=served.model,
+        settings=settings,
+        measured=measured,
+        noise=noise,
+        problems=problems,
+        raw=raw,
+    )

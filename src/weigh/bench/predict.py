@@ -13,17 +13,17 @@ from typing import Any
 
 from weigh.bench.alone import alone
 from weigh.bench.benchmark import INTERRUPTED, Benchmark, Beside
+from weigh.bench.benchmark_url import of_server
 from weigh.bench.here import scratch_folder
 from weigh.bench.stopping import half_width, warm_up
 from weigh.bench.turns import Progress
 from weigh.engines.engine import ProcessMemory
 from weigh.engines.tf_serving import LENGTH, Signature, TfServing
 from weigh.errors import BadInput, WeighError
-from weigh.machine import probe
 from weigh.machine.disturbance import Watch
 from weigh.store import Store
 from weigh.store.fields import Scalar
-from weigh.store.measurement import Measured, Measurement, save
+from weigh.store.measurement import Measured, save
 
 BURST_S = 0.25
 LEAST_BURSTS = 4
@@ -64,21 +64,14 @@ def benchmark_predict(
         # the server is no child of ours: its work is not told from that of other programs
         problems = list(replace(watch.so_far(), others=None).problems)
     found = run.quantities()
-    local = probe() if served.memory() is not None else None
     if isinstance(ended, WeighError):
         problems.append(f"ended early: {ended.message}")
     elif ended is not None:
         problems.append(INTERRUPTED)
-    measurement = Measurement(
-        kind="bench",
-        when_unix_s=when_s,
-        fingerprint=local.fingerprint if local else "",
-        cpu=local.cpu.model if local else "",
-        gpus=tuple(gpu.name for gpu in local.gpus) if local else (),
-        engine=served.engine,
-        engine_version=served.version,
-        command=served.command,
-        model=served.model,
+    measurement = of_server(
+        served,
+        when_s,
+        local=served.memory() is not None,
         settings={"signature": signature.name, "length": length, "precision": precision, "most_s": most_s},
         measured=found,
         noise=None,
