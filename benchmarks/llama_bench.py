@@ -3,8 +3,9 @@
     python benchmarks/llama_bench.py --tools FOLDER [--loader LD.SO --libraries FOLDER:FOLDER --backend LIB.SO] MODEL...
 
 Each round runs llama-bench (pp and tg, at each depth) and weigh (its own llama-server, started anew) one after the
-other, the order turned round from one to the next, so that a machine that drifts drifts for both. Compared are
-medians over all samples; the ratio's range is that of the rounds. Memory is that of a server in a memory group of its
+other, the order turned round from one to the next, so that a machine that drifts drifts for both. Compared are the
+medians of both within each round; the ratio shown is the median of the rounds', with its interval. The page and the
+samples are written after every round, so that what was measured is kept. Memory is that of a server in a memory group of its
 own with nothing cached before, which the kernel counts; `smaps_rollup` needs no leave to make a group. Writes a table
 (--out) and the samples (--json).
 
@@ -40,6 +41,7 @@ from weigh.engines.llama_server import LlamaServer
 from weigh.engines.process_memory import descendants
 from weigh.machine import kernel_files, page_cache, probe
 from weigh.machine.disturbance import Watch
+from weigh.median import median_interval
 from weigh.model.gguf import read_gguf
 from weigh.model.spec import ModelSpec
 
@@ -110,11 +112,15 @@ def main() -> None:
         found = {}
         for path in given.models:
             spec = read_gguf(path)
-            speeds = _speeds(spec, bench, server, asked, settings, given.rounds)
             roomy = replace(settings, context_tokens=max(settings.context_tokens, 1024))
-            found[path.name] = (spec, speeds, _memory(spec, server, roomy))
-    problems = watch.so_far().problems
-    given.out.write_text(_page(found, version, given.rounds, problems), encoding="utf-8")
+            memory = _memory(spec, server, roomy)
+            for speeds in _rounds(spec, bench, server, asked, settings, given.rounds):
+                found[path.name] = (spec, speeds, memory)
+                _keep(given, found, version, watch.so_far().problems)
+
+
+def _keep(given: argparse.Namespace, found: Found, version: str, problems: tuple[str, ...]) -> None:
+    given.out.write_text(_page(found, version, problems), encoding="utf-8")
     if given.json:
         given.json.write_text(json.dumps(_samples(found, version), indent=1) + "\n", encoding="utf-8")
 
@@ -134,9 +140,10 @@ def _wrapped(given: argparse.Namespace, name: str, folder: Path) -> str:
 # --- speed -------------------------------------------------------------------------------------------
 
 
-def _speeds(
+def _rounds(
     spec: ModelSpec, bench: str, server: LlamaServer, asked: Asked, settings: Settings, rounds: int
-) -> dict[Key, Both]:
+) -> Iterator[dict[Key, Both]]:
+    """All that is known after each round."""
     found: dict[Key, Both] = {}
     for number in range(rounds):
         print(f"{spec.name}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
@@ -147,7 +154,7 @@ def _speeds(
         for name, run in ways if number % 2 == 0 else ways[::-1]:
             for key, samples in run().items():
                 getattr(found.setdefault(key, Both()), name).append(samples)
-    return found
+        yield found
 
 
 def _weigh(spec: ModelSpec, server: LlamaServer, asked: Asked, settings: Settings) -> dict[Key, list[float]]:
@@ -277,25 +284,26 @@ def _rolled_up(pid: int) -> int:
 Found = dict[str, tuple[ModelSpec, dict[Key, Both], Memory]]
 
 
-def _page(found: Found, version: str, rounds: int, problems: tuple[str, ...]) -> str:
+def _page(found: Found, version: str, problems: tuple[str, ...]) -> str:
     machine = probe()
     lines = [
         "# weigh bench beside llama-bench",
         "",
         f"Written by `python benchmarks/llama_bench.py`: {version} for both, {machine.cpu.model},"
-        f" {machine.cpu.threads} cores, {rounds} rounds of {TURNS} runs each, in turns.",
-        "Tokens per second, medians of all runs; the range is of the rounds' ratios.",
+        f" {machine.cpu.threads} cores, rounds of {TURNS} runs each, in turns.",
+        "Tokens per second, medians of all runs. The ratio is the median of the rounds', with its 80 % interval.",
         *([f"Not to be trusted: {'; '.join(problems)}.", ""] if problems else [""]),
-        "| model | what | at depth | weigh | llama-bench | weigh / llama-bench | in rounds |",
-        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+        "| model | what | at depth | rounds | weigh | llama-bench | weigh / llama-bench | between |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for name, (_, speeds, _) in found.items():
         for (kind, tokens, depth), both in sorted(speeds.items(), key=lambda one: (one[0][2], one[0])):
             ours, theirs = both.medians
-            low, high = min(both.ratios), max(both.ratios)
+            low, high = median_interval(both.ratios)
             lines.append(
-                f"| {name} | {kind} of {tokens:,} | {depth:,} | {units.rate(ours)} | {units.rate(theirs)} |"
-                f" {ours / theirs:.3f} | {low:.3f} to {high:.3f} |"
+                f"| {name} | {kind} of {tokens:,} | {depth:,} | {len(both.ratios)} |"
+                f" {units.rate(ours)} | {units.rate(theirs)} | {statistics.median(both.ratios):.3f} |"
+                f" {low:.3f} to {high:.3f} |"
             )
     lines += [
         "",
