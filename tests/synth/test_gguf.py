@@ -147,7 +147,7 @@ def test_more_layers_than_there_are_cannot_be_kept(layers: int) -> None:
 
 
 def test_every_byte_has_its_own_printable_letter() -> None:
-    letters = gguf._byte_letters()
+    letters = gguf.byte_letters()
     assert len(set(letters)) == 256
     assert letters[ord("A")] == "A"
     assert letters[0] == "Ā"  # as GPT-2 writes a zero byte

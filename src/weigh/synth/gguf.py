@@ -3,33 +3,34 @@
 Speed and memory of inference depend on shapes and number formats, not on what the weights say. So a file
 with the tensors of a `ModelSpec`, filled with random blocks, stands in for a download; with
 ``weights=False`` it is a header and a hole of the right length, which is all that layout questions need.
-
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, version 3, little endian.
 """
 
 from __future__ import annotations
 
-import errno
 import random
 import re
-import shutil
-import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
-from weigh import units
-from weigh.errors import BadInput, NoSpace, NotSupported
+from weigh.errors import BadInput, NotSupported
 from weigh.model.ggml_types import GgmlType
-from weigh.model.spec import HyperValue, ModelSpec, Scalar, TensorGroup
+from weigh.model.gguf_encoding import (
+    ALIGNMENT,
+    NewTensor,
+    aligned,
+    disk_is_full,
+    header,
+    no_space,
+    pair,
+    require_space,
+    write_all,
+    write_stream,
+)
+from weigh.model.spec import HyperValue, ModelSpec, TensorGroup
 from weigh.synth.blocks import constant_weights, random_blocks
 
-ALIGNMENT = 32
-DISK_MARGIN_BYTES = 256 << 20
-
-_U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64 = 4, 5, 6, 7, 8, 9, 10
 _NORMAL, _CONTROL = 1, 3  # token types
 
 _CONSTANTS: tuple[tuple[re.Pattern[str], float], ...] = (
@@ -37,18 +38,6 @@ _CONSTANTS: tuple[tuple[re.Pattern[str], float], ...] = (
     (re.compile(r"ssm_a(\.weight)?$"), -1.0),  # decay rates: positive ones make states explode
     (re.compile(r"norm(_\d)?\.weight$|^rope_f|scale\.weight$|ssm_d(\.weight)?$"), 1.0),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """One tensor of the file: `name` with its layer filled in."""
-
-    name: str
-    group: TensorGroup
-
-    @property
-    def bytes(self) -> int:
-        return self.group.tensor_bytes
 
 
 def write_gguf(
@@ -70,19 +59,21 @@ def write_gguf(
         NotSupported: a tensor has a number format that random weights are not made for.
     """
     tensors = _file_order(spec)
-    header = _header(spec, tensors)
-    total_bytes = len(header) + sum(_aligned(t.bytes) for t in tensors)
-    _require_space(path, total_bytes if weights else len(header))
+    head = header(_entries(spec), tensors)
+    total_bytes = len(head) + sum(aligned(tensor.bytes) for tensor in tensors)
+    require_space(path, total_bytes if weights else len(head))
+    choose = random.Random(seed)
     try:
         with path.open("wb", buffering=0) as file:
-            _write_all(file, header)
             if weights:
-                _write_weights(file, tensors, seed, progress, total_bytes)
-            file.truncate(total_bytes)
+                write_stream(file, head, tensors, lambda tensor: _data(tensor, seed, choose), progress)
+            else:
+                write_all(file, head)
+                file.truncate(total_bytes)
     except BaseException as error:
         path.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_space(path, total_bytes) from None
+        if disk_is_full(error):
+            raise no_space(path, total_bytes) from None
         raise
     return total_bytes
 
@@ -156,61 +147,28 @@ def _below(layers: tuple[int, ...], limit: int) -> tuple[int, ...]:
     return tuple(i for i in layers if i < limit)
 
 
-def _file_order(spec: ModelSpec) -> list[_Tensor]:
+def _file_order(spec: ModelSpec) -> list[NewTensor]:
     """Tensors as converters store them: those outside the layers first, then layer by layer."""
-    outside = [_Tensor(t.name, t) for t in spec.tensors if not t.layers]
+    outside = [_tensor(group, None) for group in spec.tensors if not group.layers]
     inside = sorted((layer, i) for i, t in enumerate(spec.tensors) for layer in t.layers)
-    return outside + [_Tensor(spec.tensors[i].name.format(layer), spec.tensors[i]) for layer, i in inside]
+    return outside + [_tensor(spec.tensors[i], layer) for layer, i in inside]
 
 
-def _require_space(path: Path, needed_bytes: int) -> None:
-    free_bytes = shutil.disk_usage(path.parent).free
-    if free_bytes < needed_bytes + DISK_MARGIN_BYTES:
-        raise _no_space(path, needed_bytes)
-
-
-def _no_space(path: Path, needed_bytes: int) -> NoSpace:
-    free_bytes = shutil.disk_usage(path.parent).free
-    return NoSpace(
-        f"{path.parent} has {units.gib(free_bytes)} free, "
-        f"and {units.gib(needed_bytes + DISK_MARGIN_BYTES)} are needed for a model file",
-        hint="free some space, choose another folder, or a smaller model",
-    )
+def _tensor(group: TensorGroup, layer: int | None) -> NewTensor:
+    if not isinstance(group.type, GgmlType):
+        raise NotSupported(f"a GGUF file cannot hold {group.type.name} (`{group.name}`)")
+    return NewTensor(group.name if layer is None else group.name.format(layer), group.shape, group.type)
 
 
 # --- weights ---------------------------------------------------------------------------------------
 
 
-def _write_weights(
-    file: BinaryIO,
-    tensors: list[_Tensor],
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-    total_bytes: int,
-) -> None:
-    choose = random.Random(seed)
-    written = file.tell()
-    for tensor in tensors:
-        for chunk in _chunks(tensor, seed, choose):
-            _write_all(file, chunk)
-            written += len(chunk)
-            if progress is not None:
-                progress(written, total_bytes)
-
-
-def _chunks(tensor: _Tensor, seed: int, choose: random.Random) -> Iterator[bytes | memoryview]:
-    """The bytes of one tensor and its padding, a few MiB at a time."""
-    yield from _data(tensor, seed, choose)
-    padding = _aligned(tensor.bytes) - tensor.bytes
-    if padding:
-        yield bytes(padding)
-
-
-def _data(tensor: _Tensor, seed: int, choose: random.Random) -> Iterator[bytes | memoryview]:
-    kind = _gguf_type(tensor.group)
+def _data(tensor: NewTensor, seed: int, choose: random.Random) -> Iterator[bytes | memoryview]:
+    """The bytes of one tensor, a few MiB at a time."""
+    kind = tensor.type
     for pattern, value in _CONSTANTS:
         if pattern.search(tensor.name):
-            yield constant_weights(kind, value, tensor.group.elements)
+            yield constant_weights(kind, value, tensor.elements)
             return
     pool = memoryview(random_blocks(kind, seed))
     # start at another block every time, so that no two tensors are the same
@@ -223,43 +181,25 @@ def _data(tensor: _Tensor, seed: int, choose: random.Random) -> Iterator[bytes |
         start = 0
 
 
-def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
-    """Unbuffered writes may stop early, as they do when the disk is about to be full."""
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
-
-
 # --- header ----------------------------------------------------------------------------------------
 
 
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def _header(spec: ModelSpec, tensors: list[_Tensor]) -> bytes:
-    entries = [
-        _pair("general.architecture", spec.architecture),
+def _entries(spec: ModelSpec) -> list[bytes]:
+    return [
+        pair("general.architecture", spec.architecture),
         # llama.cpp asks for Phi-3's own special tokens in the vocabulary of anything so named
-        _pair("general.name", spec.name.replace("Phi-3", "Phi 3").replace("phi-3", "phi 3")),
-        _pair("general.alignment", ALIGNMENT),
-        *(_pair(_full_key(spec.architecture, key), value) for key, value in _hyper(spec).items()),
+        pair("general.name", spec.name.replace("Phi-3", "Phi 3").replace("phi-3", "phi 3")),
+        pair("general.alignment", ALIGNMENT),
+        *(pair(_full_key(spec.architecture, key), value) for key, value in _hyper(spec).items()),
         *_tokenizer(spec.vocab),
         *_token_types(spec),
     ]
-    parts = [struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(entries)), *entries]
-    offset = 0
-    for tensor in tensors:
-        parts.append(_tensor_info(tensor, offset))
-        offset += _aligned(tensor.bytes)
-    header = b"".join(parts)
-    return header + bytes(_aligned(len(header)) - len(header))
 
 
 def _token_types(spec: ModelSpec) -> list[bytes]:
     """BERT's files count the kinds of sentences beside the vocabulary."""
     kinds = next((t.shape[1] for t in spec.tensors if t.name == "token_types.weight"), 0)
-    return [_pair("tokenizer.ggml.token_type_count", kinds)] if kinds else []
+    return [pair("tokenizer.ggml.token_type_count", kinds)] if kinds else []
 
 
 def _hyper(spec: ModelSpec) -> Mapping[str, HyperValue]:
@@ -269,50 +209,6 @@ def _hyper(spec: ModelSpec) -> Mapping[str, HyperValue]:
 def _full_key(architecture: str, key: str) -> str:
     """Keys carry the architecture's name, but for those of Apertus's activation."""
     return key if key.startswith("xielu.") else f"{architecture}.{key}"
-
-
-def _tensor_info(tensor: _Tensor, offset: int) -> bytes:
-    shape = tensor.group.shape
-    dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
-    return _string(tensor.name) + dimensions + struct.pack("<IQ", _gguf_type(tensor.group).id, offset)
-
-
-def _gguf_type(group: TensorGroup) -> GgmlType:
-    if not isinstance(group.type, GgmlType):
-        raise NotSupported(f"a GGUF file cannot hold {group.type.name} (`{group.name}`)")
-    return group.type
-
-
-def _string(text: str) -> bytes:
-    raw = text.encode()
-    return struct.pack("<Q", len(raw)) + raw
-
-
-def _pair(key: str, value: HyperValue) -> bytes:
-    if isinstance(value, tuple):
-        # arrays of counts are signed in llama.cpp's own files
-        kind = _I32 if _kind(value[0]) == _U32 else _kind(value[0])
-        head = struct.pack("<IIQ", _ARRAY, kind, len(value))
-        return _string(key) + head + b"".join(_scalar(kind, v) for v in value)
-    kind = _kind(value)
-    return _string(key) + struct.pack("<I", kind) + _scalar(kind, value)
-
-
-def _kind(value: Scalar) -> int:
-    if isinstance(value, bool):
-        return _BOOL
-    if isinstance(value, str):
-        return _STRING
-    if isinstance(value, float):
-        return _F32
-    return _I32 if value < 0 else _U32 if value < 1 << 32 else _U64
-
-
-def _scalar(kind: int, value: Scalar) -> bytes:
-    if isinstance(value, str):
-        return _string(value)
-    codes = {_U32: "<I", _I32: "<i", _F32: "<f", _BOOL: "<?", _U64: "<Q"}
-    return struct.pack(codes[kind], value)
 
 
 # --- tokenizer -------------------------------------------------------------------------------------
@@ -327,23 +223,23 @@ def _tokenizer(vocab: int) -> tuple[bytes, ...]:
     """
     if vocab < 259:
         raise NotSupported(f"a vocabulary of {vocab} tokens; byte-level BPE needs 259")
-    letters = _byte_letters()
+    letters = byte_letters()
     merged = letters[0] + letters[1]
     fillers = (f"<t{i}>" for i in range(vocab - 259))
     tokens = [*letters, merged, *fillers, "<|begin|>", "<|end|>"]
-    types = struct.pack(f"<{vocab}i", *[_NORMAL] * (vocab - 2), _CONTROL, _CONTROL)
+    types = (_NORMAL,) * (vocab - 2) + (_CONTROL,) * 2
     return (
-        _pair("tokenizer.ggml.model", "gpt2"),
-        _pair("tokenizer.ggml.pre", "llama-bpe"),
-        _pair("tokenizer.ggml.tokens", tuple(tokens)),
-        _string("tokenizer.ggml.token_type") + struct.pack("<IIQ", _ARRAY, _I32, vocab) + types,
-        _pair("tokenizer.ggml.merges", (f"{letters[0]} {letters[1]}",)),
-        _pair("tokenizer.ggml.bos_token_id", vocab - 2),
-        _pair("tokenizer.ggml.eos_token_id", vocab - 1),
+        pair("tokenizer.ggml.model", "gpt2"),
+        pair("tokenizer.ggml.pre", "llama-bpe"),
+        pair("tokenizer.ggml.tokens", tuple(tokens)),
+        pair("tokenizer.ggml.token_type", types),
+        pair("tokenizer.ggml.merges", (f"{letters[0]} {letters[1]}",)),
+        pair("tokenizer.ggml.bos_token_id", vocab - 2),
+        pair("tokenizer.ggml.eos_token_id", vocab - 1),
     )
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """One printable character per byte, as GPT-2 writes them: others start at code point 256."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
