@@ -5,8 +5,8 @@
 Each round runs llama-bench (pp and tg, at each depth) and weigh (its own llama-server, started anew) one after the
 other, the order turned round from one to the next, so that a machine that drifts drifts for both. Compared are the
 medians of both within each round; the ratio shown is the median of the rounds', with its interval. The page and the
-samples are written after every round, so that what was measured is kept. Memory is that of a server in a memory group of its
-own with nothing cached before, which the kernel counts; `smaps_rollup` needs no leave to make a group. Writes a table
+samples are written after every round, so that what was measured is kept. Memory is that of a server in a memory group
+of its own with nothing cached before, which the kernel counts; `smaps_rollup` needs no leave to make a group. Writes a table
 (--out) and the samples (--json).
 
 Args:
@@ -38,9 +38,9 @@ from weigh.bench.measure import Asked, Source, measure
 from weigh.bench.turns import prompt_ids
 from weigh.engines.engine import Limits, Settings
 from weigh.engines.llama_server import LlamaServer
-from weigh.engines.process_memory import descendants
 from weigh.machine import kernel_files, page_cache, probe
 from weigh.machine.disturbance import Watch
+from weigh.machine.processes import descendants
 from weigh.median import median_interval
 from weigh.model.gguf import read_gguf
 from weigh.model.spec import ModelSpec

@@ -29,9 +29,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from weigh.engines.process_memory import Resident, resident
 from weigh.estimate.engine_memory import EngineMemory
 from weigh.estimate.transformers import AttentionCode, release, split_memory, transformers_memory
+from weigh.machine.process_memory import Resident, resident
 from weigh.machine.target import Backend, Device
 from weigh.model.catalog import catalog
 from weigh.model.config import spec_from_config

@@ -38,10 +38,10 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from weigh.engines.process_memory import descendants
 from weigh.estimate.engine_memory import EngineMemory
 from weigh.estimate.vllm import vllm_memory
 from weigh.machine import probe
+from weigh.machine.processes import descendants
 from weigh.machine.target import Backend, Device
 from weigh.model.catalog import catalog
 from weigh.model.config import spec_from_config

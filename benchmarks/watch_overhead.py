@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from weigh.monitor.processes import children, process_of
+from weigh.machine.processes import children, process_of
 
 BUSY = """
 import os, time

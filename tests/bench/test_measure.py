@@ -13,13 +13,14 @@ import pytest
 
 from tests.tiny_models import tiny_llama
 from weigh.bench.alone import alone
-from weigh.bench.conditions import Instruments, Observed, clock_hz, cpu_s
+from weigh.bench.conditions import Instruments, Observed, clock_hz
 from weigh.bench.figures import quantities, recomputed
 from weigh.bench.measure import LEAST_TURNS, Asked, Loaded, Seen, Source, Turn, measure, raw
 from weigh.bench.turns import prompt_ids
 from weigh.engines.engine import Generation, Limits, Settings
 from weigh.engines.llama_cpp import EmbeddedLlamaCpp
 from weigh.errors import EngineError
+from weigh.machine.processor_time import cpu_s
 from weigh.synth import write_gguf
 
 SPEC = tiny_llama()

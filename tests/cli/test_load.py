@@ -16,7 +16,7 @@ from tests.tiny_models import tiny_llama
 from weigh.cli.app import main
 from weigh.engines.engine import Limits, Settings
 from weigh.engines.llama_cpp import EmbeddedLlamaCpp
-from weigh.engines.process_memory import descendants
+from weigh.machine.processes import descendants
 from weigh.store import Store
 from weigh.store.measurement import measurements
 from weigh.synth.gguf import write_gguf

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.monitor.conftest import DEAF, EATER, Start, start, until
+from tests.running import DEAF, EATER, Start, start, until
 from weigh.cli import main
-from weigh.monitor.processes import Process, children, is_alive, is_stopped, process_of
+from weigh.machine.processes import Process, children, is_alive, is_stopped, process_of
 from weigh.store import Store
 from weigh.store.measurement import events
 

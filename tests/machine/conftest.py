@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.running import start
 from weigh.machine.cgroup import levels
+
+__all__ = ["start"]
 
 Tree = Callable[[dict[str, str]], Path]
 Group = Callable[[dict[str, str]], Path]

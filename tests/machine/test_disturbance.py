@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ import pytest
 
 from tests.busy import busy
 from tests.machine.conftest import Tree
+from weigh.engines.child import Child
+from weigh.engines.engine import Limits
 from weigh.machine.disturbance import MOST_OTHERS, MOST_STOLEN, Disturbance, Watch
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs /proc/stat")
@@ -73,6 +76,31 @@ def test_children_that_were_waited_for_are_not_others(tree: Tree) -> None:
     found = watch.so_far()
     assert found.others == pytest.approx(0.0, abs=0.02)
     assert found.problems == ()
+
+
+WORKERS = """
+import subprocess, sys, time
+burn = "import time\\nwhile time.process_time() < 0.5: pass\\nprint('done', flush=True)\\ntime.sleep(60)"
+worker = subprocess.Popen([sys.executable, "-c", burn], stdout=subprocess.PIPE)
+worker.stdout.readline()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_workers_of_an_engine_that_is_ended_are_not_others(tree: Tree) -> None:
+    """Nobody waits for them: the engine that started them is killed with them, as vLLM's server is."""
+    watch = Watch(tree(stat()))
+    child = Child((sys.executable, "-c", WORKERS), Limits(), what="engine")
+    try:
+        child.wait_for(re.compile("ready"), time.monotonic() + 60)
+        tree(stat(user=0.5, idle=0.5))
+        running = watch.so_far()
+    finally:
+        child.end()
+    ended = watch.so_far()
+    assert running.others == pytest.approx(0.0, abs=0.02)
+    assert ended.others == pytest.approx(0.0, abs=0.02)
 
 
 def test_slowing_down_for_heat_is_counted(tree: Tree) -> None:

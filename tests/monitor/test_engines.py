@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.monitor.conftest import EATER, Start, until
+from tests.running import EATER, Start, until
 from tests.tiny_models import tiny_llama
 from weigh.engines.engine import Limits, Settings
 from weigh.engines.llama_cpp import EmbeddedLlamaCpp

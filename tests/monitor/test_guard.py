@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +17,14 @@ from types import SimpleNamespace
 import pytest
 
 from tests.machine.conftest import Group
-from tests.monitor.conftest import DEAF, EATER, Start, until
+from tests.running import DEAF, EATER, Start, until
 from weigh.errors import BadInput
 from weigh.machine import kernel_files
+from weigh.machine.processes import Process, Tree, is_alive, is_stopped
+from weigh.machine.tree_memory import TreeMemory
 from weigh.monitor import watch as watch_module
 from weigh.monitor.guard import FASTEST_S, Act, Gauge, Guard, Limit, OnLimit, parse_limit
-from weigh.monitor.processes import Process, Tree, is_alive, is_stopped
 from weigh.monitor.sample import MemoryReader, used_bytes
-from weigh.monitor.tree_memory import TreeMemory
 from weigh.monitor.watch import Guarding, machine_gauges
 from weigh.units import GIB, MIB
 
@@ -361,61 +360,3 @@ def test_acts_are_plain_json() -> None:
         "text": "so",
         "details": {"pids": []},
     }
-
-
-def test_pages_that_a_fork_shares_count_once(start: Start) -> None:
-    forked = """
-import os, time
-held = bytearray(100 << 20)
-held[::4096] = b"x" * len(held[::4096])
-if os.fork() == 0:
-    print("on", flush=True)
-time.sleep(60)
-"""
-    root = start(forked, lines=1)
-    tree = Tree(lambda: [root])
-    assert len(tree.members()) == 2
-    memory = TreeMemory(tree)
-    assert 100 * MIB < memory.look().private_bytes < 130 * MIB
-    assert memory.peak_private_bytes < 130 * MIB
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own peak is Linux's")
-def test_the_peak_of_one_process_is_the_kernels(start: Start) -> None:
-    rises = """
-import time
-held = bytearray(80 << 20)
-held[::4096] = b"x" * len(held[::4096])
-del held
-print("fell", flush=True)
-time.sleep(60)
-"""
-    root = start(rises, lines=1)
-    memory = TreeMemory(Tree(lambda: [root]))
-    assert memory.look().private_bytes < 60 * MIB
-    assert memory.peak_bytes > 80 * MIB
-
-
-SHARED = """
-import os, sys, time
-open(sys.argv[1], "w").write("0")
-held = bytearray(200 << 20)
-held[::4096] = b"x" * len(held[::4096])
-if os.fork() == 0:
-    own = bytearray(50 << 20)
-    own[::4096] = b"x" * len(own[::4096])
-    print("on", flush=True)
-time.sleep(60)
-"""
-
-
-def test_memory_of_a_tree_is_what_the_kernel_charges_its_group_for(
-    control_group: Group, start: Start
-) -> None:
-    group = control_group({"memory.limit_in_bytes": str(GIB), "memory.max": str(GIB)})
-    root = start(SHARED, group / "cgroup.procs", lines=1)
-    stat = kernel_files.table(group / "memory.stat")
-    charged = stat["total_rss"] if "total_rss" in stat else stat["anon"]
-    assert charged > 250 * MIB
-    memory = TreeMemory(Tree(lambda: [root])).look()
-    assert memory.private_bytes == pytest.approx(charged, rel=0.02)

@@ -11,10 +11,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from weigh.bench.gpu_watch import GpuWatch, OnGpus, Reader
-from weigh.engines.process_memory import descendants
 from weigh.machine import kernel_files
 from weigh.machine.memory import read_memory
 from weigh.machine.power import Counter, EnergyMeter, counters
+from weigh.machine.processes import descendants
+from weigh.machine.processor_time import cpu_s
 from weigh.monitor.gpus import GpuReader
 
 LEAST_S = 0.2  # of a turn whose processor time is told, in ticks of 10 ms
@@ -111,18 +112,6 @@ class Observed:
         if self._pid is None:
             return descendants(os.getpid())
         return self._pid, *descendants(self._pid)
-
-
-def cpu_s(pid: int, root: Path = Path("/")) -> float | None:
-    """Processor seconds a process has taken, user and system; None when it is gone.
-
-    Source: proc_pid_stat(5), fields 14 and 15, in clock ticks.
-    """
-    _, _, after = kernel_files.text(root / f"proc/{pid}/stat").rpartition(")")
-    fields = after.split()
-    if len(fields) < 13:
-        return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def clock_hz(root: Path = Path("/")) -> float | None:

@@ -23,11 +23,13 @@ from typing import NoReturn
 from weigh import units
 from weigh.engines import engine_log
 from weigh.engines.engine import Limits, ProcessMemory
-from weigh.engines.process_memory import Resident, descendants, resident
 from weigh.errors import EngineCrashed, EngineError, EngineMissing, EngineTimeout, OutOfMemory
+from weigh.machine.processes import Tree, process_of
+from weigh.machine.processor_time import count_unwaited
+from weigh.machine.tree_memory import TreeMemory
 
 SAMPLE_S = 0.05
-SLOW_SAMPLE_S = 0.5  # for what costs more to ask: the machine's memory, the tree of processes
+SLOW_SAMPLE_S = 0.5  # for what costs more to ask: the machine's memory
 LEAST_AVAILABLE_BYTES = 512 << 20
 LOG_LINES = 2000
 LINE_CHARACTERS = 2000
@@ -54,7 +56,9 @@ class Child:
         self._news = threading.Condition()
         self._ended_for: EngineError | None = None
         self._memory = ProcessMemory(0, 0, 0, 0)
-        self._descendants: tuple[int, ...] = ()
+        self._tree = Tree(lambda: [])
+        self._tree_memory = TreeMemory(self._tree)
+        self._looking = threading.Lock()  # the tree is looked at by the watcher and by who asks
         self._oom_kills = _oom_kills()
         self._spawned = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -83,9 +87,9 @@ class Child:
 
     @property
     def memory(self) -> ProcessMemory:
-        """Memory of the process and its children, as last sampled."""
+        """Memory of the process and its children, now or when it was last sampled."""
         if self.alive:
-            self._sample()
+            self._sample(near_bytes=0)
         return self._memory
 
     def log(self) -> list[str]:
@@ -140,9 +144,13 @@ class Child:
         """
         if self._process is None:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with self._looking:
+            left = self._tree.members()
+            count_unwaited(process.pid for process in left if process.pid != self._process.pid)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._tree.signal(signal.SIGKILL)  # those too that have left the group
+            self._process.wait()
         if threading.current_thread() is not self._watcher:
             self._watcher.join()
 
@@ -154,6 +162,10 @@ class Child:
         except OSError as error:
             self._problem = error
             return
+        else:
+            root = process_of(self._process.pid)
+            self._tree = Tree(lambda: [root] if root else [])
+            self._tree_memory = TreeMemory(self._tree, lazily=True)
         finally:
             self._spawned.set()
         reader = threading.Thread(target=self._read_log, name=f"log of {self.what}", daemon=True)
@@ -188,24 +200,20 @@ class Child:
         next_slow_s = 0.0
         while self.alive:
             if time.monotonic() >= next_slow_s:
-                self._descendants = descendants(self.pid)
                 self._guard_machine()
                 next_slow_s = time.monotonic() + SLOW_SAMPLE_S
-            self._sample()
+            self._sample(self._limits.memory_bytes)
             self._guard_limit()
             time.sleep(SAMPLE_S)
 
-    def _sample(self) -> None:
-        now = sum((resident(pid) for pid in (self.pid, *self._descendants)), Resident())
-        before = self._memory
-        if now.peak_bytes == 0:  # it has just ended
-            return
-        self._memory = ProcessMemory(
-            now.private_bytes,
-            now.file_bytes,
-            max(before.peak_private_bytes, now.private_bytes),
-            max(before.peak_bytes, now.peak_bytes, now.private_bytes + now.file_bytes),
-        )
+    def _sample(self, near_bytes: int | None) -> None:
+        with self._looking:
+            seen = self._tree_memory
+            now = seen.look(near_bytes)
+            if seen.members:  # else it has just ended
+                self._memory = ProcessMemory(
+                    now.private_bytes, now.file_bytes, seen.peak_private_bytes, seen.peak_bytes
+                )
 
     def _guard_limit(self) -> None:
         limit_bytes = self._limits.memory_bytes

@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from weigh.engines.engine import Generation, ProcessMemory
-from weigh.engines.process_memory import Resident, descendants, resident
 from weigh.engines.token_arrivals import Counted
+from weigh.machine.processes import Tree, process_of
+from weigh.machine.tree_memory import TreeMemory
 
 # of one token each in most vocabularies, with the blank before them
 _WORDS = (
@@ -109,17 +110,15 @@ class Listener:
 
     def __init__(self, port: int) -> None:
         self.pid = listening_pid(port)
-        self._peak_private_bytes = 0
+        root = process_of(self.pid) if self.pid is not None else None
+        self._memory = TreeMemory(Tree(lambda: [root] if root else []))
 
     def memory(self) -> ProcessMemory | None:
-        if self.pid is None:
+        seen = self._memory
+        now = seen.look(near_bytes=0)
+        if not seen.members:  # it has ended, or there was none
             return None
-        now = sum((resident(pid) for pid in (self.pid, *descendants(self.pid))), Resident())
-        if now.peak_bytes == 0:  # it has ended
-            return None
-        self._peak_private_bytes = max(self._peak_private_bytes, now.private_bytes)
-        peak_bytes = max(now.peak_bytes, now.private_bytes + now.file_bytes)
-        return ProcessMemory(now.private_bytes, now.file_bytes, self._peak_private_bytes, peak_bytes)
+        return ProcessMemory(now.private_bytes, now.file_bytes, seen.peak_private_bytes, seen.peak_bytes)
 
 
 def listening_pid(port: int) -> int | None:

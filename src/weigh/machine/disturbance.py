@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weigh.machine import kernel_files
+from weigh.machine.processor_time import program_s
 
 MOST_OTHERS = 0.10  # share of processor time; above it a measurement is not to be trusted
 MOST_STOLEN = 0.05
@@ -18,7 +19,7 @@ class Disturbance:
     """Shares of the processors' time (0 to 1) while watched; None where the system does not tell.
 
     Attributes:
-        others: taken by other programs than this one and its children.
+        others: taken by other programs than this one and what it started.
         stolen: taken by the host for other virtual machines.
         throttled: times a processor was slowed down for heat.
     """
@@ -41,14 +42,14 @@ class Disturbance:
 
 
 class Watch:
-    """Counts from its making on. Children count once they have ended and been waited for.
+    """Counts from its making on.
 
     Source of the fields: proc(5), /proc/stat, in clock ticks; the times of a guest are in `user` already.
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
-        self._before = _ticks(root), throttles(root), _own_s(), time.monotonic()
+        self._before = _ticks(root), throttles(root), program_s(), time.monotonic()
 
     def so_far(self) -> Disturbance:
         ticks, slowed, own_s, began_s = self._before
@@ -61,7 +62,7 @@ class Watch:
         change = [(b - a) / per_s for a, b in zip(ticks, now, strict=True)]
         user, nice, system, _idle, _waiting, interrupt, soft, stolen = change
         total = max(sum(change), 1 / per_s)
-        others = user + nice + system + interrupt + soft - (_own_s() - own_s)
+        others = user + nice + system + interrupt + soft - (program_s() - own_s)
         return Disturbance(max(0.0, others) / total, stolen / total, throttled)
 
 
@@ -85,7 +86,3 @@ def throttles(root: Path) -> int | None:
     ]
     told = [int(count) for count in counts if count.isdecimal()]
     return sum(told) if told else None
-
-
-def _own_s() -> float:
-    return sum(os.times()[:4])

@@ -9,7 +9,7 @@ from typing import Any
 
 from weigh.engines.engine import HOST
 from weigh.errors import BadInput
-from weigh.monitor.processes import (
+from weigh.machine.processes import (
     Process,
     Tree,
     everyone,
@@ -20,8 +20,8 @@ from weigh.monitor.processes import (
     names_of,
     process_of,
 )
+from weigh.machine.tree_memory import TreeMemory
 from weigh.monitor.token_rates import Server, TokenRate, checked_url
-from weigh.monitor.tree_memory import TreeMemory
 
 LOOK_S = 5.0  # between two looks at all processes, which cost some milliseconds, on a full system many
 LOOK_SHARE = 0.002  # of one core, at most

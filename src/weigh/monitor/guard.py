@@ -18,7 +18,7 @@ from typing import Any
 
 from weigh import units
 from weigh.errors import BadInput
-from weigh.monitor.processes import Process, Tree, is_stopped
+from weigh.machine.processes import Process, Tree, is_stopped
 
 FASTEST_S = 0.05
 UNREADABLE_S = 0.5

@@ -22,11 +22,11 @@ from typing import Any
 from weigh import units
 from weigh.errors import BadInput, NotSupported
 from weigh.machine.power import EnergyMeter
+from weigh.machine.processes import Process, Tree, children, process_of, send
+from weigh.machine.tree_memory import TreeMemory
 from weigh.monitor.acts import Said, guarded_by
 from weigh.monitor.guard import RESUME_SHARE, Act, Gauge, Guard, Limit, OnLimit
-from weigh.monitor.processes import Process, Tree, children, process_of, send
 from weigh.monitor.sample import MemoryReader
-from weigh.monitor.tree_memory import TreeMemory
 from weigh.monitor.watch import Guarding, machine_gauges
 
 FIRST_LOOK_S = 0.01  # then twice as long each time, up to

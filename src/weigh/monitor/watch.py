@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from weigh.errors import BadInput
 from weigh.machine.machine import Memory
+from weigh.machine.processes import Tree, names_of
 from weigh.monitor.acts import Said, guarded_by
 from weigh.monitor.engines import Named, named_roots
 from weigh.monitor.gpus import GpuReader
 from weigh.monitor.guard import GRACE_S, Gauge, Guard, Limit, OnLimit
-from weigh.monitor.processes import Tree, names_of
 from weigh.monitor.sample import MemoryReader, Sample, Sampler, used_bytes
 
 FIRST_S = 0.5  # twice that to the first sample shown: rates need two, and servers take a while to answer

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePath
 
-from weigh.engines.process_memory import Resident, resident
-
 _INTERPRETERS = ("python", "node", "bash", "sh", "env", "ruby", "perl", "uv")
 _LISTEN = "LISTEN"
 
@@ -169,9 +167,10 @@ def _children_elsewhere(pid: int) -> list[Process]:
     return []
 
 
-def resident_of(members: Iterable[Process]) -> Resident:
-    """Memory of them together; what several share is counted for each."""
-    return sum((resident(process.pid) for process in members), Resident())
+def descendants(pid: int) -> tuple[int, ...]:
+    """Numbers of all that a process started and that runs, without itself."""
+    found = [child.pid for child in children(Process(pid, 0))]
+    return (*found, *(below for child in found for below in descendants(child)))
 
 
 # --- by name ---------------------------------------------------------------------------------------------

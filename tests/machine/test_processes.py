@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 
-from tests.monitor.conftest import EATER, FAMILY, Start, until
-from weigh.monitor.processes import (
+from tests.running import EATER, FAMILY, Start, until
+from weigh.machine.processes import (
     Process,
     Tree,
     everyone,

@@ -1,4 +1,4 @@
-"""Memory of a tree of processes, read often enough to catch peaks and cheaply enough not to disturb.
+"""Memory of one process, read often enough to catch peaks and cheaply enough not to disturb.
 
 `/proc/PID/status` costs some 50 microseconds. `smaps_rollup` would be a little more exact and walks every
 page of the process, which for a model of 20 GB takes longer than a token; hence not here.
@@ -50,22 +50,3 @@ def _resident_elsewhere(pid: int) -> Resident:
         total: int = psutil.Process(pid).memory_info().rss
         return Resident(total, 0, total)
     return Resident()
-
-
-def descendants(pid: int) -> tuple[int, ...]:
-    """Processes started by `pid` and theirs, without itself."""
-    if sys.platform != "linux":
-        return _descendants_elsewhere(pid)
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            found += map(int, (thread / "children").read_text().split())
-    return (*found, *(below for child in found for below in descendants(child)))
-
-
-def _descendants_elsewhere(pid: int) -> tuple[int, ...]:
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        return tuple(child.pid for child in psutil.Process(pid).children(recursive=True))
-    return ()
