@@ -51,7 +51,7 @@ _LAYER_NAME = re.compile(r"(.*\bblk\.)(0|[1-9]\d{0,4})(\..+)")
 _BESIDE = ("v.", "a.", "mm.")  # Ollama keeps encoders of images and sound in the model's own file
 
 # Source: llama.cpp `include/llama.h`, `enum llama_ftype`.
-_FILE_TYPES: Mapping[int, str] = {
+FILE_TYPES: Mapping[int, str] = {
     **{0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K"},
     **{11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M"},
     **{18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S"},
@@ -505,8 +505,8 @@ def _vocab(part: _Part, hyper: Mapping[str, HyperValue], tensors: Iterable[Tenso
 def _quantization(part: _Part, tensors: tuple[TensorGroup, ...]) -> str:
     """The recipe the file names, else the number format that holds most of its bytes."""
     said = part.values.get("general.file_type")
-    if isinstance(said, int) and said % _GUESSED in _FILE_TYPES:
-        return _FILE_TYPES[said % _GUESSED]
+    if isinstance(said, int) and said % _GUESSED in FILE_TYPES:
+        return FILE_TYPES[said % _GUESSED]
     held: Counter[NumberFormat] = Counter()
     for tensor in tensors:
         held[tensor.type] += tensor.total_bytes

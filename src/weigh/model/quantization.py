@@ -282,10 +282,7 @@ def quantize(spec: ModelSpec, recipe: str, *, imatrix: bool = False) -> ModelSpe
         NotSupported: a mix that no rule gives, or a width that the tool cannot store in it.
     """
     recipe = _ALIASES.get(recipe, recipe)
-    made_as = _WIDE_ENDS.get(recipe, recipe)
-    if made_as not in _BASE:
-        raise _unknown(recipe)
-    choice = _Choice.of(spec, made_as, imatrix=imatrix, wide_ends=recipe in _WIDE_ENDS)
+    choice = _Choice.of(spec, made_as(recipe), imatrix=imatrix, wide_ends=recipe in _WIDE_ENDS)
     groups: list[TensorGroup] = []
     for group in spec.tensors:
         role = _role(group.name)
@@ -294,6 +291,20 @@ def quantize(spec: ModelSpec, recipe: str, *, imatrix: bool = False) -> ModelSpe
         else:
             groups.extend(choice.quantized(group, role))
     return replace(spec, tensors=tuple(groups), quantization=recipe, file=None, file_bytes=None)
+
+
+def made_as(recipe: str) -> str:
+    """The recipe of llama.cpp that the tool is told: itself, but for other names and the `_L` mixes.
+
+    Raises:
+        UnknownName: no such recipe.
+        NotSupported: a mix that no rule gives.
+    """
+    recipe = _ALIASES.get(recipe, recipe)
+    made = _WIDE_ENDS.get(recipe, recipe)
+    if made not in _BASE:
+        raise _unknown(recipe)
+    return made
 
 
 def _unknown(recipe: str) -> UnknownName | NotSupported:
