@@ -1,0 +1,79 @@
+"""The answer's end: imports its code and does what the tests ask. Nothing it says is trusted.
+
+Run by `start.py` in a sandbox that holds the answer alone. Imports nothing of weigh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import io
+import operator
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from weigh.quality.sandbox.inside import wire
+
+
+def enter(context: Any) -> Any:
+    return type(context).__enter__(context)
+
+
+def leave(context: Any, said: str | None) -> Any:
+    error = None if said is None else RuntimeError(said)
+    return type(context).__exit__(context, error and type(error), error, None)
+
+
+def printed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, str]:
+    """What `function` returns, and what it printed."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        result = function(*args, **kwargs)
+    return result, text.getvalue()
+
+
+def program(command: list[str], stdin: str) -> tuple[int, str, str]:
+    """Exit code, output and error output of a program; a `.py` file runs in this Python."""
+    if command[0].endswith(".py"):
+        command = [sys.executable, "-B", *command]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, errors="replace", check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+DEEDS: dict[str, Callable[..., Any]] = {
+    "import": importlib.import_module,
+    "call": lambda function, *args, **kwargs: function(*args, **kwargs),
+    "getattr": getattr,
+    "setattr": setattr,
+    "delattr": delattr,
+    "len": len,
+    "getitem": operator.getitem,
+    "setitem": operator.setitem,
+    "delitem": operator.delitem,
+    "iter": lambda value: wire.AsHandle(iter(value)),
+    "next": next,
+    "enter": enter,
+    "exit": leave,
+    "hold": wire.AsHandle,
+    "keep": lambda function, *args, **kwargs: wire.AsHandle(function(*args, **kwargs)),
+    "plain": lambda value: value,
+    "printed": printed,
+    "run": asyncio.run,
+    "program": program,
+}
+
+
+def main(fd: int, modules: list[str]) -> None:
+    sys.path.insert(0, str(Path.cwd()))
+    peer = wire.Peer(wire.Channel(fd), lambda what, args, kwargs: DEEDS[what](*args, **kwargs), wire.CallBack)
+    peer.known_modules = frozenset(modules)
+    with contextlib.suppress(wire.Gone):
+        peer.answer_for_ever()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])
