@@ -1,0 +1,84 @@
+"""A model file as a judge of code: one process gives the log-probabilities, and the engine's server writes lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from weigh.engines.engine import Limits, Settings
+from weigh.quality.completion import FimTokens, LlamaCompletion
+from weigh.quality.scorer import ChildScorer, open_scorer
+from weigh.quality.text import Text, score_text
+
+if TYPE_CHECKING:
+    from weigh.model.spec import ModelSpec
+
+CONTEXT_TOKENS = 2816  # an excerpt or a prompt and a line, should each byte of it be a token
+_HELD_TWICE = 2.2  # of a file's bytes: both processes may repack the weights; a tenth for caches and buffers
+
+
+class CodeModel:
+    """See `weigh.quality.own_code.Judge`. A safetensors checkpoint reads; a GGUF file also writes."""
+
+    def __init__(self, name: str, scorer: ChildScorer, completion: LlamaCompletion | None) -> None:
+        self.name, self.writes = name, completion is not None
+        self._scorer, self._completion = scorer, completion
+
+    def bits(self, text: str) -> tuple[float, int]:
+        """What it needs for `text`, and for how many bytes.
+
+        Raises:
+            EngineError: the scorer fails.
+        """
+        found = score_text(self._scorer, Text(self.name, 0, text))
+        return found.bits, found.text_bytes
+
+    def next_line(self, before: str) -> str:
+        """See `LlamaCompletion.next_line`."""
+        assert self._completion is not None
+        return self._completion.next_line(before)
+
+    def middle(self, before: str, after: str) -> str | None:
+        """See `LlamaCompletion.middle`."""
+        return self._completion and self._completion.middle(before, after)
+
+
+@contextmanager
+def opened(spec: ModelSpec, name: str, limits: Limits, *, threads: int | None = None) -> Iterator[CodeModel]:
+    """Load a model's own file.
+
+    Raises:
+        BadInput: the model is no file on this machine.
+        EngineError: it does not load.
+    """
+    from weigh.engines import default_engine
+    from weigh.engines.http_session import HttpSession
+
+    context_tokens = min(CONTEXT_TOKENS, spec.context_train or CONTEXT_TOKENS)
+    with ExitStack() as held:
+        scorer = held.enter_context(
+            open_scorer(spec, context_tokens=context_tokens, limits=limits, threads=threads)
+        )
+        completion = None
+        if spec.format == "gguf":
+            assert spec.file is not None  # `open_scorer` has seen to it
+            settings = Settings(context_tokens=context_tokens, threads=threads)
+            session = held.enter_context(default_engine().start(spec.file, settings, limits))
+            assert isinstance(session, HttpSession)  # as all that run GGUF files
+            completion = LlamaCompletion(session.url, context_tokens=context_tokens, fim=_fim(scorer.special))
+        yield CodeModel(name, scorer, completion)
+
+
+def _fim(special: dict[str, int | None]) -> FimTokens | None:
+    """As llama.cpp has them from the file's metadata (`tokenizer.ggml.fim_pre_token_id` …)."""
+    prefix, suffix = special.get("fim_prefix"), special.get("fim_suffix")
+    middle = special.get("fim_middle")
+    if prefix is None or suffix is None or middle is None:
+        return None
+    return FimTokens(prefix, suffix, middle)
+
+
+def fit_together(specs: Sequence[ModelSpec], available_bytes: int) -> bool:
+    """Whether all models can be held at once, each by two processes."""
+    return sum(spec.file_bytes or 0 for spec in specs) * _HELD_TWICE < available_bytes
