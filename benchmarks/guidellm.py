@@ -26,7 +26,8 @@ from pathlib import Path
 
 from weigh.bench.arrivals import Lengths, Process
 from weigh.bench.latency import percentiles
-from weigh.bench.load import Asked, prompt_tokens, run_load, values_of
+from weigh.bench.load import Asked, prompt_tokens, values_of
+from weigh.bench.load_run import run_load
 from weigh.engines.engine import Limits, Settings
 from weigh.engines.llama_cpp import EmbeddedLlamaCpp
 from weigh.engines.openai_api import OpenAiModel

@@ -27,7 +27,8 @@ from urllib.request import urlopen
 
 from weigh.bench.arrivals import Lengths, Process
 from weigh.bench.latency import percentiles
-from weigh.bench.load import LATE_S, LATE_SHARE, Asked, Level, run_load, values_of
+from weigh.bench.load import LATE_S, LATE_SHARE, Asked, Level, values_of
+from weigh.bench.load_run import run_load
 from weigh.engines.openai_api import OpenAiModel
 from weigh.machine import probe
 

@@ -21,7 +21,8 @@ import psutil
 from weigh import units
 from weigh.bench.arrivals import Lengths
 from weigh.bench.latency import Percentile
-from weigh.bench.load import Asked, run_load
+from weigh.bench.load import Asked
+from weigh.bench.load_run import run_load
 from weigh.engines.engine import Limits, Settings
 from weigh.engines.llama_cpp import EmbeddedLlamaCpp
 from weigh.engines.openai_api import OpenAiModel

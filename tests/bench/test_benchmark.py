@@ -71,7 +71,7 @@ def test_everything_is_measured_kept_and_stands_beside_its_estimate(
     found = benchmark(spec, calibrated, ASKED, SETTINGS)
     assert found.ended is None
     (kept,) = measurements(store)
-    assert kept.id == found.id
+    assert kept.id == found.measurement.id
     assert kept.measured == found.measurement.measured
     assert (kept.kind, kept.model, kept.fingerprint) == ("bench", spec.name, calibrated.machine.fingerprint)
     assert len(kept.raw["turns"]) == 2 * 2 * 3
@@ -192,7 +192,7 @@ def test_a_server_is_measured_from_outside_and_by_its_own_clock(
     with served_model(url) as served:
         found = benchmark_url(served, replace(ASKED, most_s=0.5))
     (kept,) = measurements(store)
-    assert kept.id == found.id
+    assert kept.id == found.measurement.id
     assert kept.engine == "openai"
     assert urlsplit(kept.command[1]).port == urlsplit(url).port
     names = {one.name for one in kept.measured}

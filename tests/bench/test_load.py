@@ -16,8 +16,9 @@ import pytest
 
 from tests.null_servers import null_server, sent_by
 from weigh.bench.arrivals import Arrival, Lengths, Process
-from weigh.bench.load import Asked, Level, Load, Targets, level, run_load, values_of
+from weigh.bench.load import Asked, Level, Load, Targets, level, values_of
 from weigh.bench.load_record import measurement_of
+from weigh.bench.load_run import run_load
 from weigh.bench.streams import Failure, Request
 from weigh.engines.endpoint import Endpoint
 from weigh.engines.openai_api import OpenAiModel
@@ -218,7 +219,7 @@ def test_a_server_with_few_slots_saturates_where_it_must() -> None:
 
 def test_a_sweep_brackets_saturation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two slots of 0.06 s: 33 a second fill it, or fewer on a busy machine."""
-    monkeypatch.setattr("weigh.bench.load.NARROW", 2.1)
+    monkeypatch.setattr("weigh.bench.load_run.NARROW", 2.1)
     with null_server("--slots", "2", "--first", "0.01", "--gap", "0.01") as url:
         load = _load(
             url,

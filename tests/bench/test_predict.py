@@ -39,7 +39,7 @@ def test_latency_and_throughput_are_told_for_each_batch_size(server: StandIn, st
     assert by["rows_per_s", 20].figure.value <= 1000
     assert {len(body["inputs"]["x"]) for body in server.bodies(f"{PATH}:predict")} == {1, 20}
     (kept,) = measurements(store)
-    assert kept.id == found.id
+    assert kept.id == found.measurement.id
     assert kept.engine == "tf-serving"
     assert sum(len(burst["latencies_s"]) for burst in kept.raw["bursts"]) == len(
         server.bodies(f"{PATH}:predict")

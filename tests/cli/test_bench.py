@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -102,6 +103,47 @@ def test_a_server_is_measured_by_its_url(capsys: pytest.CaptureFixture[str], sto
         capsys, "check", url, "--prompt", "16", "--output", "8", "--max-time", "1s", "--max-ttft", "10m"
     )
     assert (code, out.count("kept by")) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bench", "--prompt", "16", "--output", "8", "--max-time", "1s"),
+        (
+            "bench",
+            "--load",
+            "--rate",
+            "5",
+            "--duration",
+            "1s",
+            "--prompt-tokens",
+            "16",
+            "--output-tokens",
+            "8",
+        ),
+        ("check", "--prompt", "16", "--output", "8", "--max-time", "1s", "--max-ttft", "10m"),
+    ],
+)
+def test_on_a_full_disk_the_figures_are_shown_all_the_same(
+    capsys: pytest.CaptureFixture[str],
+    store: Store,
+    url: str,
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("weigh.store.measurement.insert", full)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ask(capsys, words[0], url, *words[1:])
+    assert code == 2
+    assert ("budgets kept" if words[0] == "check" else "time to first token") in out
+    assert "kept as" not in out
+    (aside,) = tmp_path.glob("weigh-*.json")
+    assert f"the measurement was written to {aside} instead" in err.splitlines()[-1]
+    assert json.loads(aside.read_text())["measurements"]
 
 
 def test_budgets_decide_the_exit_code_and_the_report(

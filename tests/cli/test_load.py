@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.null_servers import null_server
+from tests.null_servers import null_server, sent_by
 from tests.tiny_models import tiny_llama
 from weigh.cli.app import main
 from weigh.engines.engine import Limits, Settings
@@ -56,7 +57,8 @@ def test_a_real_engine_under_load(store: Store, tiny: Path, capsys: pytest.Captu
 
 def test_prompt_caches_do_not_help_unless_a_prefix_is_shared(store: Store, tiny: Path) -> None:
     from weigh.bench.arrivals import Arrival
-    from weigh.bench.load import Asked, run_load
+    from weigh.bench.load import Asked
+    from weigh.bench.load_run import run_load
     from weigh.engines.openai_api import OpenAiModel
 
     trace = tuple(Arrival(n / 10, 64, 2) for n in range(4))
@@ -82,6 +84,42 @@ def test_a_server_by_its_url(store: Store, capsys: pytest.CaptureFixture[str]) -
     (kept,) = measurements(store)
     assert {one.conditions.get("rate_per_s") for one in kept.measured} >= {5.0, 20.0}
     assert kept.settings["target_ttft_s"] == 0.5
+
+
+def test_a_load_on_a_model_with_a_price_says_what_it_cost(
+    store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text('["null"]\ninput = 2\noutput = 8\ncurrency = "USD"\nsource = "its list"\n')
+    monkeypatch.setenv("WEIGH_PRICES", str(prices))
+    with null_server() as url:
+        code = main(["bench", url, "--load", "--clients", "2", *SHORT, "--json"])
+        log = sent_by(url)
+    assert code == 0
+    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    said = re.fullmatch(
+        r"2 USD per million tokens read, 8 written; this run read ([\d,]+) and wrote ([\d,]+): "
+        r"\S+ USD \(its list\)",
+        note,
+    )
+    assert said is not None, note
+    read, wrote = (int(number.replace(",", "")) for number in said.groups())
+    assert wrote >= 8 * (len(log) - 1)  # of all that was asked, first the question how requests are taken
+    assert read >= 20 * (len(log) - 1)
+
+
+def test_prices_that_are_none_are_told_before_anything_is_sent(
+    store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text("not a price")
+    monkeypatch.setenv("WEIGH_PRICES", str(prices))
+    with null_server() as url:
+        for words in (("--load", "--rate", "5", *SHORT), ("--max-time", "1s")):
+            assert main(["bench", url, *words]) == 2
+            assert str(prices) in capsys.readouterr().err
+        assert not sent_by(url)
+    assert not measurements(store)
 
 
 def test_nothing_answered_is_an_engine_that_failed(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

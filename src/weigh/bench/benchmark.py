@@ -16,7 +16,7 @@ from weigh.bench.measure import Asked, Seen, Source, measure, raw
 from weigh.bench.stopping import half_width
 from weigh.bench.turns import Progress, prompt_ids
 from weigh.engines.engine import Limits, Session, Settings
-from weigh.errors import BadInput, EngineMissing, NotSupported, WeighError
+from weigh.errors import BadInput, EngineMissing, NotKept, NotSupported, WeighError
 from weigh.estimate.serving import ENGINES, Served, serve
 from weigh.estimate.setup import SetupEstimate
 from weigh.estimate.speed import Workload
@@ -25,7 +25,7 @@ from weigh.machine.disturbance import Watch
 from weigh.model.spec import ModelSpec
 from weigh.store import Store
 from weigh.store.fields import Scalar
-from weigh.store.measurement import Measured, Measurement, save
+from weigh.store.measurement import Measured, Measurement, try_to_save
 from weigh.store.run import Kind
 
 INTERRUPTED = "interrupted"
@@ -57,16 +57,16 @@ class Benchmark:
     """What came of it; it is in the store already.
 
     Attributes:
-        id: of the measurement in the store.
         notes: what is not known, and why; not a reason to distrust the rest.
         ended: what ended it early, Ctrl-C or the engine's error; None when all was done.
+        not_kept: why it is not in the store, and where it is instead.
     """
 
-    id: str
     measurement: Measurement
     rows: tuple[Beside, ...]
     notes: tuple[str, ...] = ()
     ended: BaseException | None = None
+    not_kept: NotKept | None = None
 
 
 def own_files(spec: ModelSpec, engine_takes: str) -> tuple[Path, ...]:
@@ -161,9 +161,10 @@ def benchmark(
         problems=(*problems, *ending(seen)),
         raw=raw(seen) | {"estimated": [_estimate_json(row) for row in rows if row.estimated]},
     )
-    kept = save(Store(), measurement)
-    _teach(found, estimates, asked, here, measurement.noise, disturbed=bool(problems))
-    return Benchmark(kept, measurement, rows, notes(seen, found, asked), seen.ended)
+    not_kept = try_to_save(Store(), measurement)
+    if not_kept is None:
+        _teach(found, estimates, asked, here, measurement.noise, disturbed=bool(problems))
+    return Benchmark(measurement, rows, notes(seen, found, asked), seen.ended, not_kept)
 
 
 # --- what was estimated before ------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from weigh.machine import probe
 from weigh.machine.disturbance import Watch
 from weigh.store import Store
 from weigh.store.fields import Scalar
-from weigh.store.measurement import Measured, Measurement, save
+from weigh.store.measurement import Measured, Measurement, try_to_save
 
 if TYPE_CHECKING:
     from weigh.engines.tf_serving import TfServing
@@ -40,6 +40,7 @@ def benchmark_url(
         KeyboardInterrupt: likewise.
     """
     with alone(scratch_folder()):
+        bill(served)  # a list of prices that is none is told before anything is measured
         watch, when_s = Watch(), time.time()
         progress("asking the server", 0.0)
         served.generate(words(_FIRST_WORDS, seed=0), _FIRST_TOKENS)  # finds out how it wants to be asked
@@ -59,11 +60,11 @@ def benchmark_url(
         problems=(*problems, *ending(seen)),
         raw=raw(seen),
     )
-    kept = save(Store(), measurement)
+    not_kept = try_to_save(Store(), measurement)
     rows = tuple(Beside(one, None) for one in found)
     billed = bill(served)
     told = (*notes(seen, found, asked), *_counting(seen), *((billed.words,) if billed else ()))
-    return Benchmark(kept, measurement, rows, told, seen.ended)
+    return Benchmark(measurement, rows, told, seen.ended, not_kept)
 
 
 def _counting(seen: Seen) -> tuple[str, ...]:

@@ -329,7 +329,7 @@ def _bench_file(
 
 
 def show(found: Benchmark, *, as_json: bool) -> None:
-    """Print what was measured; then what ended it early goes its usual way."""
+    """Print what was measured; then what kept it from the store, or ended it early, goes its usual way."""
     if as_json:
         from weigh.cli.bench_document import bench_document
         from weigh.cli.render import print_json
@@ -339,8 +339,8 @@ def show(found: Benchmark, *, as_json: bool) -> None:
         from weigh.cli.screens.bench import show_bench
 
         show_bench(found)
-    if found.ended is not None:
-        raise found.ended
+    if (error := found.not_kept or found.ended) is not None:
+        raise error
 
 
 def _here(*, calibrate: bool) -> Here:

@@ -17,7 +17,7 @@ def bench_document(found: Benchmark) -> Document:
     measurement = found.measurement
     kept = measurement.to_json(raw=False)
     return {
-        "id": found.id,
+        "id": measurement.id,
         **{key: kept[key] for key in ("when_unix_s", "engine", "model", "quantization", "file_bytes")},
         "settings": kept["settings"],
         "measured": [
@@ -34,6 +34,7 @@ def bench_document(found: Benchmark) -> Document:
         "problems": list(measurement.problems),
         "notes": list(found.notes),
         "complete": found.ended is None,
+        "kept": found.not_kept is None,
     }
 
 

@@ -15,6 +15,7 @@ from weigh.cli.durations import Percent, Seconds
 from weigh.errors import EngineError
 
 if TYPE_CHECKING:
+    from weigh.errors import NotKept
     from weigh.store.measurement import Measurement
 
 _NO = 1
@@ -98,9 +99,9 @@ def check(
     began_s = time.monotonic()
     try:
         if model is None:
-            measurement = _stored(beginning or "")
+            measurement, not_kept = _stored(beginning or ""), None
         else:
-            measurement = _measured(
+            measurement, not_kept = _measured(
                 model,
                 engine,
                 name=name,
@@ -132,6 +133,8 @@ def check(
         from weigh.cli.screens.bench import show_check
 
         show_check(measurement, verdicts)
+    if not_kept is not None:
+        raise not_kept
     return 0 if all(verdict.met for verdict in verdicts) else _NO
 
 
@@ -151,8 +154,11 @@ def _measured(
     max_time: float,
     timeout: float | None,
     loads: bool,
-) -> Measurement:
-    """Raises EngineError, too, when the engine failed after something was measured: that is in the store."""
+) -> tuple[Measurement, NotKept | None]:
+    """And why it is not in the store, if it is not.
+
+    Raises EngineError, too, when the engine failed after something was measured: that is in the store.
+    """
     from weigh.bench.measure import Asked
     from weigh.model.ggml_types import GgmlType
 
@@ -185,8 +191,8 @@ def _measured(
         calibrate=False,
     )
     if found.ended is not None:
-        raise found.ended
-    return found.measurement
+        raise found.not_kept or found.ended
+    return found.measurement, found.not_kept
 
 
 def _stored(beginning: str) -> Measurement:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from weigh.bench.arrivals import Lengths
     from weigh.bench.load import Asked, Load
     from weigh.engines.engine import Settings
+    from weigh.errors import NotKept
     from weigh.store.measurement import Measurement
 
 
@@ -212,12 +213,12 @@ def run_load(
     if timeout_s is not None:
         asked = replace(asked, silence_s=timeout_s)
     if "://" in target:
-        found, kept = _load_url(target, asked, served_name, key_variable)
+        found, kept, not_kept = _load_url(target, asked, served_name, key_variable)
     else:
-        found, kept = _load_model(target, asked, engine, settings)
-    _show(found, kept, as_json=as_json)
-    if found.ended is not None:
-        raise found.ended
+        found, kept, not_kept = _load_model(target, asked, engine, settings)
+    _show(found, kept, stored=not_kept is None, as_json=as_json)
+    if (error := not_kept or found.ended) is not None:
+        raise error
     if not found.answered:
         from weigh.errors import EngineCrashed
 
@@ -227,15 +228,16 @@ def run_load(
 
 def _load_url(
     url: str, asked: Asked, served_name: str | None, key_variable: str | None
-) -> tuple[Load, Measurement]:
-    from weigh.bench.load import run_load as load_server
+) -> tuple[Load, Measurement, NotKept | None]:
+    """And why it is not in the store, if it is not."""
     from weigh.bench.load_record import measurement_of
+    from weigh.bench.load_run import run_load as load_server
     from weigh.cli.render import ProgressLine
     from weigh.engines.engine import Limits
     from weigh.engines.openai_api import OpenAiModel
     from weigh.machine import probe
     from weigh.store import Store
-    from weigh.store.measurement import save
+    from weigh.store.measurement import try_to_save
 
     limits = Limits(
         silence_s=max(asked.silence_s, Limits().silence_s)
@@ -247,18 +249,17 @@ def _load_url(
         kept = measurement_of(
             found, machine=probe() if here else None, memory=served.memory() if here else None
         )
-    save(Store(), kept)
-    return found, kept
+    return found, kept, try_to_save(Store(), kept)
 
 
 def _load_model(
     model: str, asked: Asked, engine_name: str | None, settings: Settings | None
-) -> tuple[Load, Measurement]:
+) -> tuple[Load, Measurement, NotKept | None]:
     from weigh.bench.alone import alone
     from weigh.bench.benchmark import own_files
     from weigh.bench.here import scratch_folder
-    from weigh.bench.load import run_load as load_server
     from weigh.bench.load_record import measurement_of
+    from weigh.bench.load_run import run_load as load_server
     from weigh.cli.render import ProgressLine
     from weigh.engines import default_engine, engine_named
     from weigh.engines.engine import Limits, Settings
@@ -269,7 +270,7 @@ def _load_model(
     from weigh.machine import probe
     from weigh.model.resolve import resolve
     from weigh.store import Store
-    from weigh.store.measurement import save
+    from weigh.store.measurement import try_to_save
 
     spec = resolve(model, checkpoint=engine_name in STORED)
     engine = default_engine() if engine_name in (None, "llama.cpp") else engine_named(engine_name)
@@ -302,17 +303,16 @@ def _load_model(
             command=session.command,
             engine=(engine.name, version),
         )
-        save(Store(), kept)
-    return found, kept
+        return found, kept, try_to_save(Store(), kept)
 
 
-def _show(found: Load, kept: Measurement, *, as_json: bool) -> None:
+def _show(found: Load, kept: Measurement, *, stored: bool, as_json: bool) -> None:
     if as_json:
         from weigh.cli.load_document import load_document
         from weigh.cli.render import print_json
 
-        print_json(load_document(found, kept))
+        print_json(load_document(found, kept, stored=stored))
     else:
         from weigh.cli.screens.load import show_load
 
-        show_load(found, kept)
+        show_load(found, kept, stored=stored)

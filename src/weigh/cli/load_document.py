@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from weigh.store.measurement import Measurement
 
 
-def load_document(found: Load, kept: Measurement) -> dict[str, Any]:
+def load_document(found: Load, kept: Measurement, *, stored: bool) -> dict[str, Any]:
     """Without the raw events: `weigh history` exports them with the measurement."""
     document = kept.to_json(raw=False)
     saturation = found.saturation
@@ -20,7 +20,9 @@ def load_document(found: Load, kept: Measurement) -> dict[str, Any]:
         "levels": [_level(one) for one in found.levels],
         "saturation": saturation and _saturation(saturation),
         "problems": list(kept.problems),
+        "notes": list(found.notes),
         "complete": found.ended is None,
+        "kept": stored,
     }
 
 

@@ -311,17 +311,12 @@ class OpenAiModel:
             raise EngineCrashed(f"{what} streams what is no answer: {self._api.said(str(error))}") from None
 
     def _made(self, prompt: Sequence[int] | str, arrivals: TokenArrivals) -> Answer:
-        times_s, own, usage = arrivals.token_times_s, arrivals.timings, arrivals.usage
-        if own is not None:
-            prefilled, cached = own.prompt_tokens, own.cached_tokens
-        elif usage is not None:
-            cached = min(usage.cached_tokens or 0, usage.prompt_tokens)
-            prefilled = usage.prompt_tokens - cached
-        else:
-            prefilled, cached = (0 if isinstance(prompt, str) else len(prompt)), 0
+        times_s, own = arrivals.token_times_s, arrivals.timings
+        asked = 0 if isinstance(prompt, str) else len(prompt)
+        prefilled, cached = arrivals.prompt_tokens(asked)
         if isinstance(prompt, str) and prefilled + cached:
             self._tokens_per_word = (prefilled + cached) / max(1, prompt.count(" ") + 1)
-        self._spend(Spent(prefilled, cached, len(times_s) + arrivals.hidden_tokens))
+        self.spend(arrivals, asked)
         return Answer(
             prompt_tokens=prefilled,
             cached_tokens=cached,
@@ -339,13 +334,19 @@ class OpenAiModel:
             hidden_tokens=arrivals.hidden_tokens,
         )
 
-    def _spend(self, more: Spent) -> None:
+    def spend(self, arrivals: TokenArrivals, asked: int) -> None:
+        """Count an answer, or as much of one as came, to a prompt of `asked` tokens."""
+        if (
+            not arrivals.piece_times_s and arrivals.usage is None
+        ):  # refused, or given up before it was answered
+            return
+        prefilled, cached = arrivals.prompt_tokens(asked)
         with self._spending:
             before = self.spent
             self.spent = Spent(
-                before.prompt_tokens + more.prompt_tokens,
-                before.cached_tokens + more.cached_tokens,
-                before.output_tokens + more.output_tokens,
+                before.prompt_tokens + prefilled,
+                before.cached_tokens + cached,
+                before.output_tokens + len(arrivals.token_times_s) + arrivals.hidden_tokens,
             )
 
     def close(self) -> None:

@@ -63,6 +63,15 @@ class TokenArrivals:
         """Tokens of reasoning that were billed and never shown."""
         return self.usage.reasoning_tokens if self.usage and not self._reasoning_shown else 0
 
+    def prompt_tokens(self, asked: int) -> tuple[int, int]:
+        """Of the prompt, computed and found in a cache, as the server counts them; else `asked` and none."""
+        if self.timings is not None:
+            return self.timings.prompt_tokens, self.timings.cached_tokens
+        if self.usage is not None:
+            cached = min(self.usage.cached_tokens or 0, self.usage.prompt_tokens)
+            return self.usage.prompt_tokens - cached, cached
+        return asked, 0
+
     @property
     def counted(self) -> Counted:
         if self._so_far and None not in self._so_far:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from weigh.errors import NotKept
 from weigh.figure import Basis, Figure
 from weigh.median import median_interval
 from weigh.store.aside import open_or_aside
@@ -217,6 +218,15 @@ def save(store: Store, measurement: Measurement) -> str:
     with open_or_aside(store, measurement.id, lambda: document([measurement])) as db:
         insert(db, measurement)
     return measurement.id
+
+
+def try_to_save(store: Store, measurement: Measurement) -> NotKept | None:
+    """As `save`, for what is still to be shown where it cannot be kept: the error then, to be raised afterwards."""
+    try:
+        save(store, measurement)
+    except NotKept as error:
+        return error
+    return None
 
 
 def measurements(

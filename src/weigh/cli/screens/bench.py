@@ -33,7 +33,8 @@ def show_bench(found: Benchmark) -> None:
         show(note)
     for problem in kept.problems:
         show(f"not to be trusted: {problem}")
-    show("\nkept as ", Bold(found.id[:8]))
+    if found.not_kept is None:
+        show("\nkept as ", Bold(kept.id[:8]))
 
 
 def shown(rows: Sequence[Beside]) -> list[Beside]:

@@ -23,7 +23,7 @@ _LATENCIES = {
 }
 
 
-def show_load(found: Load, kept: Measurement) -> None:
+def show_load(found: Load, kept: Measurement, *, stored: bool) -> None:
     version = f" ({kept.engine_version})" if kept.engine_version else ""
     show(Bold(kept.name), f" on {kept.engine}{version}")
     show(_answer(found), "\n")
@@ -33,9 +33,12 @@ def show_load(found: Load, kept: Measurement) -> None:
         show(_percentiles(level))
     show()
     facts(_facts(found))
+    for note in found.notes:
+        show(note)
     for problem in found.problems:
         show(f"not to be trusted: {problem}")
-    show("\nkept as ", Bold(kept.id[:8]))
+    if stored:
+        show("\nkept as ", Bold(kept.id[:8]))
 
 
 def _answer(found: Load) -> str:
