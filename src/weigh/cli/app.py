@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from weigh.cli import bench, check, commands, compare, engines, options, report, watch
+from weigh.cli import bench, check, commands, compare, engines, options, report, returns, watch
 from weigh.errors import BadInput, EngineError, NotKept, WeighError
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -68,6 +68,7 @@ for command in (
     compare.compare,
     engines.engines,
     report.report,
+    returns.returns,
     *watch.ALL,
 ):
     app.add_command(command)
