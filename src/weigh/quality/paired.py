@@ -22,14 +22,19 @@ STATED = 0.95  # confidence of "A is better than B"
 SHOWN = 0.8  # of the interval shown with every figure
 LEAST_FILES = 8  # with fewer, pieces of files are taken for independent, and it is said
 LEAST_UNITS = 30  # before one may stop: of skewed differences fewer are wrong too often
+_Place = tuple[int, int, int]  # file, part, block
 _EFFECT_VARIANCE = 1.0  # of the mixture, in squares of the differences' own spread
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one model needs for a piece of text: `bits` for its `text_bytes`; `file` and `block` say where it lies."""
+    """What one model needs for a piece of text: `bits` for its `text_bytes`.
+
+    `file`, the file's `part` and the part's `block` say where it lies.
+    """
 
     file: int
+    part: int
     block: int
     bits: float
     text_bytes: int
@@ -67,15 +72,15 @@ class Difference:
 def difference(first: Sequence[Piece], second: Sequence[Piece], *, any_time: bool) -> Difference | None:
     """Compare two models on the pieces that both have; None when there are none.
 
-    A file of which one model has only the whole is compared as a whole.
+    A part of which one model has only the whole is compared as a whole.
 
     Args:
         any_time: whether the comparison may be stopped by what it shows. Below `LEAST_UNITS` units nothing stops
             it, so that the usual interval holds when it ends there.
     """
     one, other = _by_place(first), _by_place(second)
-    whole = {place[0] for place in one.keys() ^ other.keys()}
-    one, other = _with_whole_files(one, whole), _with_whole_files(other, whole)
+    cut_differently = {place[:2] for place in one.keys() ^ other.keys()}
+    one, other = _with_whole_parts(one, cut_differently), _with_whole_parts(other, cut_differently)
     places = [place for place in one if place in other]
     if not places:
         return None
@@ -96,15 +101,15 @@ def difference(first: Sequence[Piece], second: Sequence[Piece], *, any_time: boo
     )
 
 
-def _by_place(pieces: Sequence[Piece]) -> dict[tuple[int, int], Piece]:
-    return {(piece.file, piece.block): piece for piece in pieces}
+def _by_place(pieces: Sequence[Piece]) -> dict[_Place, Piece]:
+    return {(piece.file, piece.part, piece.block): piece for piece in pieces}
 
 
-def _with_whole_files(pieces: dict[tuple[int, int], Piece], whole: set[int]) -> dict[tuple[int, int], Piece]:
-    """Put together again what is cut in different ways."""
-    made: dict[tuple[int, int], Piece] = {}
-    for (file, block), piece in pieces.items():
-        place = (file, -1) if file in whole else (file, block)
+def _with_whole_parts(pieces: dict[_Place, Piece], parts: set[tuple[int, int]]) -> dict[_Place, Piece]:
+    """Put these parts together again."""
+    made: dict[_Place, Piece] = {}
+    for (file, part, block), piece in pieces.items():
+        place = (file, part, -1) if (file, part) in parts else (file, part, block)
         before = made.get(place, Piece(*place, 0.0, 0))
         made[place] = Piece(*place, before.bits + piece.bits, before.text_bytes + piece.text_bytes)
     return made

@@ -208,15 +208,14 @@ def score_text(scorer: Scorer, text: Text, done: Callable[[float], None] | None 
 def _pieces(text: Text, bits: NDArray[np.float64], ends_bytes: Sequence[int] | None) -> tuple[Piece, ...]:
     """Bits by blocks of the text, each token's where it begins; one piece where that is not known.
 
-    Blocks are numbered through all parts of a file. A tokenizer that does not give back the text byte by byte (one
+    A tokenizer that does not give back the text byte by byte (one
     that normalises it) has no blocks either, but for the blank that some put before a text.
     """
     import numpy as np
 
     size = text.bytes
-    base = text.part * (1 << 20)  # more blocks than a part has
     if ends_bytes is None or not ends_bytes or abs(ends_bytes[-1] - size) > 1:
-        return (Piece(text.file, base, float(bits.sum()), size),)
+        return (Piece(text.file, text.part, 0, float(bits.sum()), size),)
     extra = ends_bytes[-1] - size
     begins = np.clip(np.array([0, *ends_bytes[:-1]]) - extra, 0, size - 1)
     begins[0] = 0
@@ -224,7 +223,7 @@ def _pieces(text: Text, bits: NDArray[np.float64], ends_bytes: Sequence[int] | N
     places = np.minimum(begins // BLOCK_BYTES, blocks - 1)
     sums = np.bincount(places, weights=bits, minlength=blocks)
     sizes = [BLOCK_BYTES] * (blocks - 1) + [size - BLOCK_BYTES * (blocks - 1)]
-    return tuple(Piece(text.file, base + n, float(sums[n]), sizes[n]) for n in range(blocks))
+    return tuple(Piece(text.file, text.part, n, float(sums[n]), sizes[n]) for n in range(blocks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,12 +256,11 @@ def text_quality(scores: Sequence[TextScore]) -> TextQuality:
     found = ratio(bits, sizes)
     tokens = sum(score.tokens for score in scores)
     text_bytes = sum(score.text_bytes for score in scores)
-    nats_per_token = [
-        edge * math.log(2) * text_bytes / tokens for edge in (found.value, found.low, found.high)
-    ]
+    to_nats = math.log(2) * text_bytes / tokens
+    nats = Ratio(found.value * to_nats, found.low * to_nats, found.high * to_nats, found.clusters)
     return TextQuality(
         bits_per_byte=figure(found, "bits/byte"),
-        perplexity=_perplexity(Ratio(*nats_per_token, found.clusters)),
+        perplexity=_perplexity(nats),
         top_share=sum(score.top_tokens for score in scores) / tokens,
         tokens=tokens,
         text_bytes=text_bytes,
