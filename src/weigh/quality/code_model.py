@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weigh.engines.engine import Limits, Settings
+from weigh.model.gguf import printable
 from weigh.quality.completion import FimTokens, LlamaCompletion
+from weigh.quality.own_code import Budget, OwnCode, Progress, own_code
+from weigh.quality.repository import MOST_FILES, held_out
 from weigh.quality.scorer import ChildScorer, open_scorer
 from weigh.quality.text import Text, score_text
 
@@ -41,7 +46,8 @@ class CodeModel:
 
     def middle(self, before: str, after: str) -> str | None:
         """See `LlamaCompletion.middle`."""
-        return self._completion and self._completion.middle(before, after)
+        assert self._completion is not None
+        return self._completion.middle(before, after)
 
 
 @contextmanager
@@ -77,6 +83,44 @@ def _fim(special: dict[str, int | None]) -> FimTokens | None:
     if prefix is None or suffix is None or middle is None:
         return None
     return FimTokens(prefix, suffix, middle)
+
+
+def on_repository(
+    specs: Sequence[ModelSpec],
+    folder: Path,
+    *,
+    budget: Budget,
+    seed: int = 0,
+    most_files: int = MOST_FILES,
+    threads: int | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    progress: Progress = lambda stage, done: None,
+) -> OwnCode:
+    """Measure model files on held-out files of a repository; all at once where memory allows it.
+
+    Raises:
+        BadInput: a model is no file on this machine, or the folder has no code to measure with.
+        EngineError: a model does not load.
+    """
+    from weigh.machine.memory import read_memory
+
+    progress("choosing files", 0.0)
+    chosen = held_out(folder, most_files=most_files)
+    openers = [
+        (name, partial(opened, spec, name, limits, threads=threads))
+        for name, spec in zip(names(specs), specs, strict=True)
+    ]
+    together = fit_together(specs, read_memory().available_bytes)
+    return own_code(openers, chosen, budget=budget, seed=seed, together=together, progress=progress)
+
+
+def names(specs: Sequence[ModelSpec]) -> list[str]:
+    """What tells the models apart: name and quantization; where several share those, the file's name with them."""
+    short = [f"{spec.name} {spec.quantization}" for spec in specs]
+    return [
+        name if short.count(name) == 1 or spec.file is None else f"{name} ({printable(spec.file.name)})"
+        for name, spec in zip(short, specs, strict=True)
+    ]
 
 
 def fit_together(specs: Sequence[ModelSpec], available_bytes: int) -> bool:

@@ -22,7 +22,7 @@ from weigh.figure import Basis, Figure
 from weigh.quality.clustered import Ratio, ratio, ratio_within, student_t, summed
 from weigh.quality.completion import Written, judged
 from weigh.quality.excerpts import Excerpt, excerpts
-from weigh.quality.paired import LEAST_FILES, SHOWN, any_time_t
+from weigh.quality.paired import LEAST_FILES, LEAST_UNITS, SHOWN, STATED, any_time_t
 from weigh.quality.repository import HeldOut
 
 Progress = Callable[[str, float], None]
@@ -151,6 +151,7 @@ class Pair:
         difference: of the first less the second, with its 80 % interval.
         better: the index of the better model, where that is sure at 95 % however often one has looked.
         files: that both have read.
+        may_stop: whether there are enough of them, or of excerpts where files are few, for `better` to end it.
     """
 
     first: int
@@ -159,6 +160,7 @@ class Pair:
     difference: Figure
     better: int | None
     files: int
+    may_stop: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +320,7 @@ def _answer(judge: Judge, file: int, excerpt: Excerpt) -> Answer:
 def _is_clear(answers: Sequence[Sequence[Answer]]) -> bool:
     order = _ranking(answers)
     found = (_pair(answers, one, other, Quantity.BITS_PER_BYTE) for one, other in pairwise(order))
-    return all(pair is not None and pair.better is not None for pair in found)
+    return all(pair is not None and pair.may_stop and pair.better is not None for pair in found)
 
 
 def _ranking(answers: Sequence[Sequence[Answer]]) -> tuple[int, ...]:
@@ -350,12 +352,14 @@ def _pair(answers: Sequence[Sequence[Answer]], first: int, second: int, quantity
     if not amounts:
         return None
     amounts, sizes = _clustered(amounts, sizes, files)
+    units = len(amounts)
+    may_stop = units >= LEAST_UNITS  # before that nothing stops it, and the usual interval holds
     shown = ratio(amounts, sizes, SHOWN)
-    stated = ratio_within(amounts, sizes, any_time_t(len(amounts)))
+    stated = ratio_within(amounts, sizes, any_time_t(units) if may_stop else student_t(STATED, units - 1))
     lower = None if stated.low <= 0 <= stated.high else stated.high < 0
     better = None if lower is None else first if lower == quantity.less_is_better else second
     figure = Figure(shown.value, shown.low, shown.high, quantity.unit, Basis.MEASURED)
-    return Pair(first, second, quantity, figure, better, len(set(files)))
+    return Pair(first, second, quantity, figure, better, len(set(files)), may_stop)
 
 
 def _clustered(amounts: list[float], sizes: list[float], files: list[int]) -> tuple[list[float], list[float]]:

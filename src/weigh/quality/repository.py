@@ -22,7 +22,7 @@ from weigh.quality.languages import Language, language_of
 
 LEAST_BYTES, MOST_BYTES = 256, 256 << 10  # of a file
 LEAST_LINES = 10
-MOST_FILES = 400
+MOST_FILES = 200  # the newest; more than are read within minutes
 MOST_ENTRIES = 200_000  # of folders that are walked
 LONGEST_LINE = 500  # characters; minified code, and data written as code
 MOST_DIGITS = 0.2  # share of what is no space; code people wrote stays below 0.1
