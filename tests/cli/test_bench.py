@@ -204,6 +204,18 @@ def test_a_stored_measurement_is_judged_without_running_anything(
         (("bench", "x.gguf", "--engine", "openai"), "are for servers"),
         (("bench", "http://127.0.0.1:9", "--engine", "vllm"), "is started on a file"),
         (("bench", "http://127.0.0.1:9"), "cannot be reached"),
+        (("bench", "grpc://127.0.0.1:9/m", "--depth", "8"), "--depth is not of an exported model"),
+        (
+            ("bench", "http://127.0.0.1:9/v1/models/m", "--engine", "tf-serving", "--prompt", "8"),
+            "--prompt is not",
+        ),
+        (("bench", "http://127.0.0.1:9", "--memory-limit", "1GiB"), "--memory-limit is of an engine that is"),
+        (("bench", "http://127.0.0.1:9", "--load", "--engine", "tf-serving"), "over the OpenAI API"),
+        (("bench", "x.gguf", "--load", "--key-env", "KEY"), "are for servers"),
+        (
+            ("check", "grpc://127.0.0.1:9/m", "--max-ttft", "1s", "--output", "8"),
+            "--output is not of an exported",
+        ),
         (("check", "x.gguf"), "no budget is given"),
         (("check", "--max-ttft", "1s"), "either a MODEL is measured"),
         (("check", "x.gguf", "--from", "1", "--max-ttft", "1s"), "either a MODEL is measured"),

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 ENGINES = ("llama.cpp", "transformers", "vllm")
 
 
+def is_exported(model: str, engine: str | None) -> bool:
+    """Whether it is an exported model in TensorFlow Serving, of whatever kind."""
+    return engine == "tf-serving" or model.lower().startswith("grpc://")
+
+
 def is_url(model: str) -> bool:
     return model.lower().startswith(("http://", "https://", "grpc://"))
 
@@ -161,6 +166,7 @@ def bench(
     before anything is shown; the estimate made before stands beside it. Ctrl-C keeps what was measured.
     """
     turns = load is None
+    leave_out(ctx, model, engine, load=not turns)
     settings, _ = options.settings_and_workload(
         context=context,
         prompt=max(prompt) if turns else 1,
@@ -171,7 +177,6 @@ def bench(
         threads=threads,
     )
     if load is not None:
-        _only_a_loads(ctx)
         return run_load(
             model,
             load,
@@ -209,15 +214,42 @@ def bench(
 
 
 _OF_TURNS = ("prompt", "output", "depth", "precision", "max_time", "starts", "memory_limit")
+_OF_ENGINES_STARTED = ("starts", "memory_limit")
+_OF_LANGUAGE_MODELS = (
+    *("key_env", "prompt", "output", "depth", "context", "kv_type", "threads"),
+    *_OF_ENGINES_STARTED,
+)
 
 
-def _only_a_loads(ctx: click.Context) -> None:
-    """Raises UsageError for an option that a load has no use for."""
-    given = [
-        word for word in _OF_TURNS if ctx.get_parameter_source(word) is click.core.ParameterSource.COMMANDLINE
-    ]
-    if given:
-        raise click.UsageError(f"--{given[0].replace('_', '-')} is not of a load; leave it out, or --load")
+def leave_out(ctx: click.Context, model: str, engine: str | None, *, load: bool = False) -> None:
+    """Raises UsageError for an option that what is measured has no use for, so that none is ignored in silence."""
+    given = ctx.params
+    if not is_url(model) and (given["name"] or given["key_env"] or engine not in (None, *ENGINES)):
+        raise click.UsageError(
+            "--model, --key-env and the engines openai, ollama and tf-serving are for servers;"
+            " give a URL, e.g. http://127.0.0.1:8080"
+        )
+    if load:
+        if is_url(model) and engine not in (None, "openai"):
+            raise click.UsageError(
+                f"a load goes to a server over the OpenAI API, not by way of {engine}; leave out --engine"
+            )
+        _leave_out(ctx, _OF_TURNS, "is not of a load; leave it out, or --load")
+    elif is_exported(model, engine):
+        _leave_out(
+            ctx,
+            _OF_LANGUAGE_MODELS,
+            "is not of an exported model in TensorFlow Serving, which takes --parallel (rows of a batch),"
+            " --precision and --max-time; leave it out",
+        )
+    elif is_url(model):
+        _leave_out(ctx, _OF_ENGINES_STARTED, "is of an engine that is started, not of a server; leave it out")
+
+
+def _leave_out(ctx: click.Context, words: tuple[str, ...], why: str) -> None:
+    for word in words:
+        if ctx.get_parameter_source(word) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{word.replace('_', '-')} {why}")
 
 
 def run_bench(
@@ -232,20 +264,11 @@ def run_bench(
     memory_bytes: int | None = None,
     calibrate: bool,
 ) -> Benchmark:
-    """Of a file or a URL, with progress on standard error.
-
-    Raises:
-        BadInput: the options are of the other kind.
-    """
-    if engine == "tf-serving" or model.lower().startswith("grpc://"):
+    """Of a file or a URL, with progress on standard error; `leave_out` has seen to the options."""
+    if is_exported(model, engine):
         return _bench_predict(model, asked, name=name, timeout_s=timeout_s)
     if is_url(model):
         return _bench_url(model, engine, asked, settings, name=name, key_env=key_env, timeout_s=timeout_s)
-    if name is not None or key_env is not None or (engine is not None and engine not in ENGINES):
-        raise BadInput(
-            "--model, --key-env and the engines openai, ollama and tf-serving are for servers",
-            hint="give a URL, e.g. http://127.0.0.1:8080",
-        )
     return _bench_file(
         model,
         engine or ENGINES[0],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from weigh.cli import options
-from weigh.cli.bench import at_url, key_env, on_engine, run_bench, workload
+from weigh.cli.bench import at_url, key_env, leave_out, on_engine, run_bench, workload
 from weigh.cli.durations import Percent, Seconds
 from weigh.errors import EngineError
 
@@ -51,7 +51,9 @@ _NO = 1
     "--timeout", type=Seconds(), help="Longest wait for the engine (default: 10 min to start, 5 min silent)."
 )
 @options.as_json
+@click.pass_context
 def check(
+    ctx: click.Context,
     model: str | None,
     beginning: str | None,
     max_memory: int | None,
@@ -94,6 +96,8 @@ def check(
         raise click.UsageError("no budget is given; name one, e.g. --max-memory 6GiB or --min-decode 8")
     if (model is None) == (beginning is None):
         raise click.UsageError("either a MODEL is measured, or a measurement is named with --from")
+    if model is not None:
+        leave_out(ctx, model, engine)
     if junit is not None:
         _writable(Path(junit))
     began_s = time.monotonic()
