@@ -1,0 +1,158 @@
+"""python -m ladder corpus | tokenizer | rates | train | export | all | table"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ladder.corpus import Corpus, read_corpus, text_bytes
+from ladder.run import WINDOWS_PER_STEP, Run, rate_runs, runs
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The folders of one making of the ladder, and what is made from the corpus on the way."""
+
+    folder: Path
+    logs: Path
+
+    @property
+    def models(self) -> Path:
+        return self.folder / "models"
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return read_corpus()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from ladder.tokenizer import train_tokenizer
+
+        return train_tokenizer(self.corpus.training)
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What the logs tell of corpus and tokenizer."""
+        return {
+            "python": self.corpus.python_version,
+            "corpus_sha256": self.corpus.sha256,
+            "training_files": len(self.corpus.training),
+            "training_bytes": text_bytes(self.corpus.training),
+            "held_out_files": len(self.corpus.held_out),
+            "held_out_bytes": text_bytes(self.corpus.held_out),
+            "tokenizer_sha256": hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest(),
+        }
+
+    def train(self, run: Run) -> None:
+        from ladder.heldout import HeldOut
+        from ladder.stream import training_windows
+        from ladder.tokenizer import write_tokenizer
+        from ladder.train import train
+
+        for folder in (self.models, self.logs, self.folder / "states"):
+            folder.mkdir(parents=True, exist_ok=True)
+        if all((self.models / run.model_name(end)).exists() for end in run.ends):
+            return
+        windows = training_windows(
+            self.corpus.training,
+            self.tokenizer,
+            windows=run.ends[-1] * WINDOWS_PER_STEP,
+            seed=run.seed,
+            noise=run.noise,
+        )
+        train(
+            run,
+            windows,
+            HeldOut.of(self.corpus.held_out, self.tokenizer),
+            states=self.folder / "states",
+            models=self.models,
+            log=self.logs / f"{run.name}.jsonl",
+            about=self.about,
+            say=lambda line: click.echo(line, err=True),
+        )
+        for end in run.ends:
+            write_tokenizer(self.tokenizer, self.models / run.model_name(end))
+
+
+def _chosen(names: tuple[str, ...]) -> list[Run]:
+    known = runs()
+    for name in names:
+        if name not in known:
+            raise click.BadParameter(f"no run is called `{name}`; there are {', '.join(known)}")
+    return [known[name] for name in names] or list(known.values())
+
+
+@click.group(help=__doc__)
+@click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=HERE / "work",
+    help="Checkpoints and models. The same folder goes on where a stopped run ended.",
+)
+@click.option(
+    "--logs",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=HERE / "logs",
+    help="One file of JSON lines for each run.",
+)
+@click.pass_context
+def main(context: click.Context, work: Path, logs: Path) -> None:
+    context.obj = Workshop(work, logs)
+
+
+@main.command()
+@click.pass_obj
+def corpus(workshop: Workshop) -> None:
+    """What the text is made of."""
+    for file in workshop.corpus.held_out:
+        click.echo(f"held out  {file.path}")
+    click.echo(
+        json.dumps({k: v for k, v in workshop.about.items() if not k.startswith("tokenizer")}, indent=2)
+    )
+
+
+@main.command()
+@click.pass_obj
+def tokenizer(workshop: Workshop) -> None:
+    """Train the tokenizer and write it where the models will lie."""
+    from ladder.tokenizer import write_tokenizer
+
+    folder = workshop.folder / "tokenizer"
+    write_tokenizer(workshop.tokenizer, folder)
+    click.echo(f"{folder}: sha256 {workshop.about['tokenizer_sha256']}")
+
+
+@main.command()
+@click.pass_obj
+def rates(workshop: Workshop) -> None:
+    """Short runs at several learning rates, which the rule for them was chosen by."""
+    for run in rate_runs():
+        workshop.train(run)
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+@click.pass_obj
+def train(workshop: Workshop, names: tuple[str, ...]) -> None:
+    """Train the runs named, or all that are not finished, smallest first."""
+    for run in _chosen(names):
+        workshop.train(run)
+
+
+if __name__ == "__main__":
+    from ladder.train import OtherRun, Stopped
+
+    try:
+        main.main(standalone_mode=True)
+    except (OtherRun, Stopped) as ended:
+        click.echo(str(ended), err=True)
+        sys.exit(130 if isinstance(ended, Stopped) else 2)

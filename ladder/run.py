@@ -1,0 +1,67 @@
+"""What decides a training's weights, and where it keeps its state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ladder.shapes import RUNGS, Rung, rung
+from ladder.tokenizer import CONTEXT_TOKENS
+
+WINDOWS_PER_STEP = 8
+TOKENS_PER_STEP = WINDOWS_PER_STEP * CONTEXT_TOKENS
+WARM_UP_STEPS = 20
+DECAY_SHARE = 0.25  # of a branch's steps, at its end
+BRANCH_STEPS = (128, 256, 512, 1024)  # an eighth, a quarter, half, all of the tokens
+SEED = 1
+NOISY_RUNG = "1m"
+RATE_RUNGS, RATE_FACTORS, RATE_STEPS = ("230k", "2m"), (0.5, 1.0, 2.0), 128
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training: warm up, hold the learning rate, and decay it in branches that end at `ends` steps.
+
+    A branch that ends at `end` starts from the trunk three quarters of the way there and has seen exactly the
+    first `end` steps' tokens: the same as a training planned for that length (Hägele et al. 2024,
+    arXiv:2405.18392), so that one run gives the whole data axis.
+    """
+
+    name: str
+    rung: Rung
+    learning_rate: float
+    ends: tuple[int, ...] = BRANCH_STEPS
+    noise: bool = False
+    seed: int = SEED
+
+    def rate(self, step: int, end: int) -> float:
+        """Learning rate of the step after `step` steps, in the branch that ends at `end` (1 - sqrt decay)."""
+        warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+        decayed = max(0.0, (step - decay_start(end)) / (end - decay_start(end)))
+        return self.learning_rate * warm * (1 - math.sqrt(decayed))
+
+    def model_name(self, end: int) -> str:
+        """Of the model a branch gives; the longest bears the run's own name."""
+        tokens = f"-{end * TOKENS_PER_STEP // 1024}ktok" if end != self.ends[-1] else ""
+        return f"ladder-{self.name}{tokens}"
+
+
+def decay_start(end: int) -> int:
+    return round(end * (1 - DECAY_SHARE))
+
+
+def runs() -> dict[str, Run]:
+    """The ladder, by name: every rung, and one rung on noisy text."""
+    every = [Run(each.name, each, each.learning_rate) for each in RUNGS]
+    noisy = rung(NOISY_RUNG)
+    every.append(Run(f"{NOISY_RUNG}-noisy", noisy, noisy.learning_rate, ends=BRANCH_STEPS[-1:], noise=True))
+    return {run.name: run for run in every}
+
+
+def rate_runs() -> list[Run]:
+    """Short runs of small rungs at several learning rates: the check of the rule for them."""
+    return [
+        Run(f"{name}-rate-{factor:g}", rung(name), rung(name).learning_rate * factor, ends=(RATE_STEPS,))
+        for name in RATE_RUNGS
+        for factor in RATE_FACTORS
+    ]
