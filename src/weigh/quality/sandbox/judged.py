@@ -14,6 +14,7 @@ import random
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from weigh.errors import NotSupported
 from weigh.quality.sandbox.box import Box, Limits, Part, bubblewrap, watch
@@ -51,19 +52,24 @@ def require_sandbox() -> None:
             f"model-written code is not run: no sandbox can be made here ({why})",
             hint="bubblewrap needs user namespaces, which containers and some systems refuse",
         ) from None
-    standing = {
-        "it is not root": facts["user"] != 0,
-        "it has no capabilities": facts["capabilities"] == 0,
-        "it can gain no privileges": facts["new_privileges_refused"],
-        "system calls are filtered": facts["system_calls_filtered"] or seccomp_filter() is None,
-        "it sees no other processes": facts["processes"] <= 3,
-        "it has no network": facts["network_devices"] in ([], ["lo"]),
-        "it has no variables": set(facts["variables"]) <= {"PWD", "LC_CTYPE"},
-        "its system is read-only": not facts["root_writable"],
+    if fallen := fallen_walls(facts):
+        raise NotSupported(f"model-written code is not run: in the sandbox here {' and '.join(fallen)}")
+
+
+def fallen_walls(facts: Mapping[str, Any]) -> list[str]:
+    """What a program may do that it must not, by the facts that `inside/probe.py` reports."""
+    found = {
+        "it would be root": facts["user"] == 0,
+        "it would have capabilities": facts["capabilities"] != 0,
+        "it could gain privileges": not facts["new_privileges_refused"],
+        "system calls are not filtered": not facts["system_calls_filtered"] and seccomp_filter() is not None,
+        "it sees other processes": facts["processes"] > 3,
+        "it has a network": facts["network_devices"] not in ([], ["lo"]),
+        "it has weigh's variables": bool(set(facts["variables"]) - {"PWD", "LC_CTYPE"}),
+        "it sees a home": bool(facts["homes"]),
+        "its system can be written": facts["root_writable"],
     }
-    for wall, stands in standing.items():
-        if not stands:
-            raise NotSupported(f"model-written code is not run: the sandbox does not hold ({wall}: false)")
+    return [wall for wall, has_fallen in found.items() if has_fallen]
 
 
 def run_tests(

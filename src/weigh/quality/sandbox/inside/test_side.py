@@ -6,8 +6,9 @@ verdict. Imports nothing of weigh.
 
 from __future__ import annotations
 
-import builtins
 import functools
+import importlib.abc
+import importlib.util
 import io
 import json
 import os
@@ -78,6 +79,22 @@ class StandIn(types.ModuleType):
         delattr(self.__dict__["_remote"], name)
 
 
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports a stand-in where a test imports a module of the answer."""
+
+    def __init__(self, peer: wire.Peer, modules: frozenset[str]) -> None:
+        self._peer, self._modules = peer, modules
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        return importlib.util.spec_from_loader(name, self) if name in self._modules else None
+
+    def create_module(self, spec: Any) -> types.ModuleType:
+        return StandIn(spec.name, self._peer)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        pass  # it has run on the other side
+
+
 class Finished:
     """A program's end."""
 
@@ -103,14 +120,7 @@ def verdict(code: str, peer: wire.Peer, modules: frozenset[str], source: str) ->
     tests = sys.modules[wire.TESTS] = types.ModuleType(wire.TESTS)
     where = "its import"
     try:
-        importing = builtins.__import__
-
-        def import_answer(name: str, *rest: Any) -> Any:
-            if name in modules and name not in sys.modules:
-                sys.modules[name] = StandIn(name, peer)
-            return importing(name, *rest)
-
-        builtins.__import__ = import_answer
+        sys.meta_path.insert(0, Finder(peer, modules))
         exec(compile(code, wire.TESTS, "exec"), tests.__dict__)
         functions = [
             (name, value)

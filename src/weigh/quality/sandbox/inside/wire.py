@@ -262,11 +262,13 @@ class Peer:
         for name, base, to_json, _ in SCALARS:
             if isinstance(value, base):
                 return {"!": name, "v": to_json(value)}
-        if isinstance(value, type):
-            if getattr(builtins, value.__name__, None) is value:
-                return {"!": "builtin", "v": value.__name__}
-            if issubclass(value, BaseException):
-                return {"!": "exception", "v": self._lineage(value)}
+        return self._encode_class(value) if isinstance(value, type) else {"!": "mine", "v": self.hold(value)}
+
+    def _encode_class(self, value: type) -> Any:
+        if getattr(builtins, value.__name__, None) is value:
+            return {"!": "builtin", "v": value.__name__}
+        if issubclass(value, BaseException):
+            return {"!": "exception", "v": self._lineage(value)}
         return {"!": "mine", "v": self.hold(value)}
 
     def decode(self, value: Any) -> Any:
