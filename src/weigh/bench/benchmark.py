@@ -329,4 +329,5 @@ def _said(settings: Settings, asked: Asked, here: Here) -> dict[str, Scalar]:
         "prompt_cache": False,
         "precision": asked.precision,
         "most_s": asked.most_s,
+        **here.machine.limits,
     }

@@ -281,7 +281,7 @@ def _fixed_times(bench: _Bench) -> Calibration:
     return Calibration(
         engine=bench.engine.name,
         engine_version=bench.engine.version(),
-        fingerprint=bench.machine.fingerprint,
+        fingerprint=bench.machine.speed_fingerprint,
         threads=bench.machine.cpu.threads,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         formats={},

@@ -79,7 +79,7 @@ def here(*, calibrate: bool = True, again: bool = False, progress: Progress | No
     except EngineMissing:
         return Here(target=target_here(machine), machine=machine, engine=None, engine_version="")
     store = Store()
-    known = store.calibration(machine.fingerprint, engine.name, version)
+    known = store.calibration(machine.speed_fingerprint, engine.name, version)
     rejected: tuple[str, ...] = ()
     if calibrate and (known is None or again):
         from weigh.bench.calibrate import calibrate as measure
@@ -94,7 +94,7 @@ def here(*, calibrate: bool = True, again: bool = False, progress: Progress | No
     return Here(
         target=target_here(machine, features),
         calibration=known,
-        learned=learned(store, machine.fingerprint, engine.name, version),
+        learned=learned(store, machine.speed_fingerprint, engine.name, version),
         machine=machine,
         engine=engine,
         engine_version=version,

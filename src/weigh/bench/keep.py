@@ -44,7 +44,7 @@ def keep(
     memory = estimated.peak_memory_bytes
     run = Run(
         when_unix_s=time.time(),
-        fingerprint=here.machine.fingerprint,
+        fingerprint=here.machine.speed_fingerprint,
         cpu=printable(here.machine.cpu.model),
         gpus=tuple(printable(gpu.name) for gpu in here.machine.gpus[:MOST_GPUS]),
         engine=here.engine.name if here.engine else "unknown",

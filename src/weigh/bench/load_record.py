@@ -56,7 +56,8 @@ def measurement_of(
         family=spec.architecture if spec else "",
         quantization=spec.quantization if spec else "",
         file_bytes=spec.file_bytes if spec else None,
-        settings=_settings(load, settings),
+        # of a server that was there before, the limits of this process say nothing
+        settings=_settings(load, settings) | (machine.limits if machine and settings else {}),
         measured=tuple(measured),
         problems=load.problems,
         raw={

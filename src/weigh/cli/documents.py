@@ -55,6 +55,7 @@ def machine_document(found: Machine) -> Document:
         "gpus": [asdict(gpu) for gpu in found.gpus],
         "disk": asdict(found.disk) | {"path": str(found.disk.path)},
         "fingerprint": found.fingerprint,
+        "limits": found.limits,
     }
 
 

@@ -121,7 +121,10 @@ class Machine:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the processors, the memory or the cores allowed change; names nobody."""
+        """Changes when the processors, the memory or the GPUs change; names nobody.
+
+        Affinity and the limits of a container leave it as it is: see `limits`.
+        """
         import hashlib  # 5 ms, which a probe need not pay
 
         parts = (
@@ -129,12 +132,28 @@ class Machine:
             self.cpu.model,
             self.cpu.architecture,
             self.cpu.logical_cpus,
-            self.cpu.allowed_cpus,
+            float(self.cpu.logical_cpus),  # here were those allowed, once; without limits they are the same
             self.cpu.instruction_sets,
-            self.memory.usable_bytes >> 28,
+            self.memory.total_bytes >> 28,
             tuple(sorted(g.name for g in self.gpus)),  # variables that hide GPUs only reorder them
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """How much less than the machine this process may use: `allowed_cpus`, `memory_limit_bytes`; empty for all."""
+        found: dict[str, float] = {}
+        if self.cpu.allowed_cpus < self.cpu.logical_cpus:
+            found["allowed_cpus"] = self.cpu.allowed_cpus
+        if self.memory.usable_bytes < self.memory.total_bytes:
+            found["memory_limit_bytes"] = self.memory.usable_bytes
+        return found
+
+    @property
+    def speed_fingerprint(self) -> str:
+        """The fingerprint and, where they are not all, the CPUs allowed: what speeds measured here hold for."""
+        allowed = self.limits.get("allowed_cpus")
+        return self.fingerprint if allowed is None else f"{self.fingerprint}-{allowed:.3g}-cpus"
 
 
 @dataclass(frozen=True, slots=True)
