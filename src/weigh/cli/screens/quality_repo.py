@@ -27,6 +27,7 @@ _COLUMNS = {
     Quantity.MIDDLE_EXACT: "middle exact",
     Quantity.MIDDLE_SIMILARITY: "similar ",
 }
+_MOST_LANGUAGES = 6
 _ENDED = {
     Ended.CLEAR: "stopped because the order is clear",
     Ended.BUDGET: "stopped because the budget was spent",
@@ -78,12 +79,12 @@ def _cell(column: Quantity, figure: Figure | None) -> str:
         return "unknown"
     if column.less_is_better:
         return _between(figure, 1, "{:.3f}")
-    return _between(figure, 100, "{:.0f}") + " %"
+    return _between(figure, 100, "{:.0f}", " %")
 
 
-def _between(figure: Figure, scale: int, form: str) -> str:
+def _between(figure: Figure, scale: int, form: str, unit: str = "") -> str:
     ends = [form.format(end * scale) if math.isfinite(end) else "?" for end in (figure.low, figure.high)]
-    return f"{form.format(figure.value * scale)} ({'–'.join(ends)})"
+    return f"{form.format(figure.value * scale)}{unit} ({'–'.join(ends)})"
 
 
 def _statements(found: OwnCode) -> list[str]:
@@ -137,7 +138,8 @@ def _spent(found: OwnCode) -> str:
 def _choice(chosen: HeldOut) -> list[str]:
     dated = [file.written_unix_s for file in chosen.files if file.written_unix_s is not None]
     when = f", written {_day(min(dated))} to {_day(max(dated))}" if dated else ""
-    languages = ", ".join(f"{count:,} {name}" for name, count in chosen.languages.items())
+    named = [f"{count:,} {name}" for name, count in chosen.languages.items()]
+    languages = ", ".join([*named[:_MOST_LANGUAGES], *(["…"] if len(named) > _MOST_LANGUAGES else [])])
     where = f"commit {chosen.commit[:9]}" if chosen.commit else f"as they lie there ({chosen.because})"
     left_out = said(chosen.left_out)
     line = f"held out: {languages}{when}; {where}"
