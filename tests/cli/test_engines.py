@@ -82,6 +82,8 @@ def test_every_engine_is_listed_with_how_to_get_it(capsys: pytest.CaptureFixture
     assert (code, err) == (0, "")
     assert "Found here" in out
     assert "weigh engines add vllm" in out
+    assert all(one["get"] in out for one in found.values())
+    assert max(map(len, out.splitlines())) <= 110  # also where no terminal wraps it
 
 
 def test_programs_are_asked_for_their_version(capsys: pytest.CaptureFixture[str], place: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from weigh import units
-from weigh.cli.render import Bold, Grid, show
+from weigh.cli.render import Bold, show
 from weigh.cli.screens.facts import facts
 
 if TYPE_CHECKING:
@@ -17,21 +17,24 @@ if TYPE_CHECKING:
 
 
 def show_engines(found: Sequence[Known]) -> None:
-    here = Grid(
-        ("engine", "version", "takes", "measured with it", "where"), prose=("measured with it", "where")
-    )
-    for one in found:
-        if one.found:
-            here.add(one.name, one.version or "unknown", one.takes, ", ".join(one.measures), one.where)
     show(Bold("Found here"), "\n")
-    show(here)
+    facts([row for one in found if one.found for row in _here(one)])
     show()
     show(Bold("To be had"), "\n")
-    rest = Grid(("engine", "what", "takes", "how", "now"), prose=("what", "how", "now"))
-    for one in found:
-        if not one.found:
-            rest.add(one.name, one.what, one.takes, one.get, one.problem or "by its address")
-    show(rest)
+    facts([row for one in found if not one.found for row in _to_be_had(one)])
+
+
+def _here(one: Known) -> list[tuple[str, str]]:
+    return [
+        (one.name, f"{one.version or 'of unknown version'}; takes {one.takes}"),
+        ("", f"measured with it: {', '.join(one.measures)}"),
+        ("", one.where),
+    ]
+
+
+def _to_be_had(one: Known) -> list[tuple[str, str]]:
+    now = [("", f"now: {one.problem}")] if one.problem else []
+    return [(one.name, f"{one.what}; takes {one.takes}"), ("", one.get), *now]
 
 
 def say_what_it_takes(recipe: Recipe, environment: Environment, room: Room) -> list[str]:
