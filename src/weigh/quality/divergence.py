@@ -10,13 +10,13 @@ Intervals are of the windows, since tokens of one window are alike; the tool's o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weigh.figure import Basis, Figure
 from weigh.quality.clustered import Ratio, ratio
-from weigh.quality.text import LLAMA_WINDOW_TOKENS, Texts, figure, llama_windows
+from weigh.quality.text import figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,34 +56,14 @@ class Divergence:
     windows: int
 
 
-def compare_windows(
-    scorer: ChildScorer,
-    texts: Texts,
-    *,
-    window_tokens: int = LLAMA_WINDOW_TOKENS,
-    done: Callable[[float], None] | None = None,
-    until: Callable[[], bool] | None = None,
-) -> list[Comparison]:
-    """Compare the scorer's two models window by window, in the text's order; those done when `until` says so.
-
-    Ctrl-C ends it too, and keeps what is done when there is anything.
+def compared(scorer: ChildScorer, windows: Sequence[Sequence[int]]) -> Iterator[Comparison]:
+    """Each window (`text.llama_windows`) by the scorer's two models, the second half judged.
 
     Raises:
-        BadInput: as `llama_windows`. EngineError: as the scorer.
+        EngineError: as the scorer.
     """
-    found: list[Comparison] = []
-    cut = llama_windows(scorer, texts, window_tokens)
-    try:
-        for window in cut:
-            found.append(scorer.compare(window, window_tokens // 2 + 1))
-            if done is not None:
-                done(len(found) / len(cut))
-            if until is not None and until():
-                break
-    except KeyboardInterrupt:
-        if not found:
-            raise
-    return found
+    for window in windows:
+        yield scorer.compare(window, len(window) // 2 + 1)
 
 
 def divergence(found: Sequence[Comparison]) -> Divergence:

@@ -33,6 +33,7 @@ class Ended(StrEnum):
     CLEAR = "every pair decided"
     TIME_UP = "time up"
     INTERRUPTED = "interrupted"
+    FAILED = "failed"
 
 
 class Opener(Protocol):
@@ -70,13 +71,13 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class TextRun:
-    """What came of it. `problem` is the error that ended it, when one did; what was scored before stands."""
+    """What came of it. `error` is what ended it early, to be raised when this is shown."""
 
     candidates: tuple[Candidate, ...]
     pairs: tuple[Pair, ...]
     texts: Texts
     ended: Ended
-    problem: WeighError | None = None
+    error: BaseException | None = None
 
 
 def run_texts(
@@ -99,23 +100,20 @@ def run_texts(
         EngineError, BadInput: as the scorers, before anything was scored.
     """
     order = in_random_order(texts)
-    clock = _Clock(most_s)
+    clock = Clock(most_s)
     early = stop_early and together and len(candidates) > 1
-    problem: WeighError | None = None
+    caught: BaseException | None = None
     try:
         if together:
             ended = _in_turns(candidates, order, clock, early=early, progress=progress)
         else:
             ended = _one_by_one(candidates, order, clock, progress=progress)
-    except KeyboardInterrupt:
-        ended = Ended.INTERRUPTED
+    except (KeyboardInterrupt, WeighError) as error:
         if not any(one.scores for one in candidates):
             raise
-    except WeighError as error:
-        ended, problem = Ended.INTERRUPTED, error
-        if not any(one.scores for one in candidates):
-            raise
-    return TextRun(tuple(candidates), _pairs(candidates, any_time=early), texts, ended, problem)
+        ended = Ended.INTERRUPTED if isinstance(error, KeyboardInterrupt) else Ended.FAILED
+        caught = error
+    return TextRun(tuple(candidates), _pairs(candidates, any_time=early), texts, ended, caught)
 
 
 def in_random_order(texts: Texts) -> list[Text]:
@@ -128,15 +126,17 @@ def in_random_order(texts: Texts) -> list[Text]:
     return sorted(texts.texts, key=lambda text: (place[text.file], text.part))
 
 
-class _Clock:
+class Clock:
+    """Says when no more is to be begun; never, where there is no most."""
+
     def __init__(self, most_s: float | None) -> None:
         self._until_s = None if most_s is None else time.monotonic() + most_s
 
-    def share(self, among: int) -> _Clock:
+    def share(self, among: int) -> Clock:
         """An even part of the time that is left."""
         if self._until_s is None:
             return self
-        return _Clock(max(0.0, self._until_s - time.monotonic()) / among)
+        return Clock(max(0.0, self._until_s - time.monotonic()) / among)
 
     def is_up(self) -> bool:
         return self._until_s is not None and time.monotonic() > self._until_s
@@ -145,7 +145,7 @@ class _Clock:
 def _in_turns(
     candidates: Sequence[Candidate],
     order: Sequence[Text],
-    clock: _Clock,
+    clock: Clock,
     *,
     early: bool,
     progress: Progress | None,
@@ -173,7 +173,7 @@ def _in_turns(
 
 
 def _one_by_one(
-    candidates: Sequence[Candidate], order: Sequence[Text], clock: _Clock, *, progress: Progress | None
+    candidates: Sequence[Candidate], order: Sequence[Text], clock: Clock, *, progress: Progress | None
 ) -> Ended:
     """The time is shared out; later models read no more than the first did."""
     total_bytes = sum(text.bytes for text in order) * len(candidates)

@@ -1,0 +1,196 @@
+"""Models as people name them on a text: files in child processes, servers by URL, candidates against a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from weigh.engines.engine import Limits
+from weigh.errors import BadInput, WeighError
+from weigh.quality.divergence import Divergence, compared, divergence
+from weigh.quality.scorer import Comparison, Scorer, open_scorer
+from weigh.quality.text import LLAMA_WINDOW_TOKENS, WINDOW_TOKENS, Texts, llama_perplexity, llama_windows
+from weigh.quality.text_run import Candidate, Clock, Ended, Progress, TextRun, run_texts
+from weigh.quality.url_scorer import UrlScorer
+
+if TYPE_CHECKING:
+    from weigh.figure import Figure
+    from weigh.model.spec import ModelSpec
+
+_HELD = 1.2  # of a file's bytes: repacked weights replace mapped ones, and caches and logits come on top
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A model at a URL; `key_variable` of the environment holds the key."""
+
+    url: str
+    model: str | None = None
+    key_variable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diverged:
+    """A candidate beside the reference; `planned` windows there are, of which those in `found` were read."""
+
+    name: str
+    found: Divergence
+    planned: int
+
+
+@dataclass(frozen=True, slots=True)
+class DivergenceRun:
+    """What came of it. `error` is what ended it early, to be raised when this is shown."""
+
+    reference: str
+    diverged: tuple[Diverged, ...]
+    text_bytes: int
+    ended: Ended
+    error: BaseException | None = None
+
+
+def on_text(
+    models: Sequence[ModelSpec | Server],
+    texts: Texts,
+    *,
+    threads: int | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    stop_early: bool = True,
+    most_s: float | None = None,
+    progress: Progress | None = None,
+) -> TextRun:
+    """Bits per byte of each model, and how they differ; see `run_texts`.
+
+    Raises:
+        BadInput, EngineError: as the scorers.
+    """
+    from weigh.machine.memory import read_memory
+
+    return run_texts(
+        [
+            Candidate(name, partial(_opened, model, WINDOW_TOKENS, threads, limits))
+            for name, model in zip(names(models), models, strict=True)
+        ],
+        texts,
+        together=sum(map(_held_bytes, models)) < read_memory().available_bytes,
+        stop_early=stop_early,
+        most_s=most_s,
+        progress=progress,
+    )
+
+
+def llama_perplexities(
+    models: Sequence[ModelSpec | Server],
+    texts: Texts,
+    *,
+    threads: int | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    progress: Progress | None = None,
+) -> list[tuple[str, Figure]]:
+    """Perplexity of each model as llama-perplexity defines it.
+
+    Raises:
+        BadInput, EngineError: as the scorers; the text is too short.
+    """
+    found = []
+    for number, (name, model) in enumerate(zip(names(models), models, strict=True)):
+        with _opened(model, LLAMA_WINDOW_TOKENS, threads, limits) as scorer:
+            done = progress and partial(_share, progress, name, number, len(models))
+            found.append((name, llama_perplexity(scorer, texts, done=done)))
+    return found
+
+
+def against(
+    reference: ModelSpec | Server,
+    models: Sequence[ModelSpec | Server],
+    texts: Texts,
+    *,
+    threads: int | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    most_s: float | None = None,
+    progress: Progress | None = None,
+) -> DivergenceRun:
+    """Divergence of each model from the reference; Ctrl-C and the end of `most_s` keep what was read.
+
+    Raises:
+        BadInput: a server, whose distributions are not to be had; as `open_scorer` and `llama_windows`.
+        EngineError: as the scorer, before anything was compared.
+    """
+    reference_name, *candidates = names([reference, *models])
+    clock = Clock(most_s)
+    made: list[Diverged] = []
+    ended, caught = Ended.ALL_READ, None
+    for number, (name, model) in enumerate(zip(candidates, models, strict=True)):
+        found: list[Comparison] = []
+        planned = 0
+        share = clock.share(len(models) - number)
+        try:
+            with open_scorer(
+                _file(model),
+                context_tokens=LLAMA_WINDOW_TOKENS,
+                limits=limits,
+                threads=threads,
+                reference=_file(reference),
+            ) as scorer:
+                windows = llama_windows(scorer, texts)
+                planned = len(windows)
+                for one in compared(scorer, windows):
+                    found.append(one)
+                    if progress is not None:
+                        _share(progress, name, number, len(models), len(found) / planned)
+                    if share.is_up():
+                        break
+        except (KeyboardInterrupt, WeighError) as error:
+            if not made and not found:
+                raise
+            ended = Ended.INTERRUPTED if isinstance(error, KeyboardInterrupt) else Ended.FAILED
+            caught = error
+        if found:
+            made.append(Diverged(name, divergence(found), planned))
+        if caught is not None:
+            break
+        if len(found) < planned:
+            ended = Ended.TIME_UP
+    return DivergenceRun(reference_name, tuple(made), texts.bytes, ended, caught)
+
+
+def names(models: Sequence[ModelSpec | Server]) -> list[str]:
+    """What tells the models apart."""
+    from weigh.quality.code_model import names as of_files
+
+    files = [one for one in models if not isinstance(one, Server)]
+    left = iter(of_files(files))
+    return [
+        " at ".join(filter(None, (one.model, one.url))) if isinstance(one, Server) else next(left)
+        for one in models
+    ]
+
+
+def _opened(model: ModelSpec | Server, context_tokens: int, threads: int | None, limits: Limits) -> Scorer:
+    if isinstance(model, Server):
+        return UrlScorer(model.url, model=model.model, key_variable=model.key_variable, limits=limits)
+    return open_scorer(model, context_tokens=context_tokens, limits=limits, threads=threads)
+
+
+def _file(model: ModelSpec | Server) -> ModelSpec:
+    if isinstance(model, Server):
+        raise BadInput(
+            f"{model.url} gives log-probabilities of a few tokens at most, and divergence needs them all",
+            hint="compare the models' own files",
+        )
+    return model
+
+
+def _held_bytes(model: ModelSpec | Server) -> float:
+    if isinstance(model, Server):
+        return 0
+    if model.format == "gguf":
+        return (model.file_bytes or 0) * _HELD
+    return model.parameters * _FLOAT32_BYTES * _HELD
+
+
+def _share(progress: Progress, name: str, number: int, count: int, done: float) -> None:
+    progress(name, (number + done) / count)
