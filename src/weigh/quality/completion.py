@@ -2,9 +2,9 @@
 
 Decoding is greedy and stops at the line's end.
 
-A prompt that ends with a newline would put many tokenizers off: they join a newline with the indentation that
-follows, so the newline alone says "no indentation". Therefore the prompt ends before the newlines, and a grammar
-makes them the first the model writes; all after that is free (token healing).
+Some tokenizers (GPT-2's, StarCoder2's) join a newline with the indentation that follows. To their models a prompt
+that ends with a newline says "no indentation". So for them the prompt ends before its last newlines, and a grammar
+makes those the first that the model writes; all after that is free (token healing).
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from weigh.errors import BadInput, EngineCrashed
 
 LINE_TOKENS = 128  # at most written; the longest lines take some 50
 SUFFIX_SHARE = 4  # one part of so many of a prompt that is too long
+_ENDS, _STARTS = (
+    ("a\n", "a:\n", "a)\n\n"),
+    ("a", "    a", "\ta"),
+)  # of lines, for a tokenizer to show its ways
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,12 @@ class FimTokens:
 
 
 class LlamaCompletion:
-    """Lines written by a model that llama.cpp's server holds, prompts as token ids."""
+    """Lines written by a model that llama.cpp's server holds, prompts as token ids.
+
+    Attributes:
+        fim: the tokens of fill-in-the-middle; None where the model has none.
+        joins_newlines: whether its tokenizer puts a newline and what follows into one token.
+    """
 
     def __init__(self, url: str, *, context_tokens: int, fim: FimTokens | None = None) -> None:
         """Ask the server's tokenizer what the model knows.
@@ -124,6 +133,7 @@ class LlamaCompletion:
         self._context_tokens = context_tokens
         self._letter = self._tokens("a")
         self._begin = self._tokens("a", begin=True)[: -len(self._letter)]
+        self.joins_newlines = self._joins_newlines()
         self.fim = self._named_fim() or fim
 
     def next_line(self, before: str) -> str:
@@ -132,7 +142,7 @@ class LlamaCompletion:
         Raises:
             EngineError: the engine fails.
         """
-        text = before.rstrip("\n")
+        text = before.rstrip("\n") if self.joins_newlines else before
         newlines = before[len(text) :]
         prompt = [*self._begin, *self._last(self._tokens(text), LINE_TOKENS)]
         return self._written(prompt, newlines)
@@ -172,6 +182,14 @@ class LlamaCompletion:
             raise EngineCrashed(f"{self._api.what} answers with no tokens")
         return ids
 
+    def _joins_newlines(self) -> bool:
+        """Whether the tokens of whole lines depend on how the next line begins."""
+        for lines in _ENDS:
+            alone = self._tokens(lines)
+            if any(self._tokens(lines + start)[: len(alone)] != alone for start in _STARTS):
+                return True
+        return False
+
     def _named_fim(self) -> FimTokens | None:
         for names in FIM_NAMES:
             spelled = [name for name in (names.prefix, names.suffix, names.middle) if name]
@@ -192,7 +210,9 @@ class LlamaCompletion:
             "stream": True,
         }
         if first:
-            asked["grammar"] = f"root ::= {json.dumps(first)} [^\\x00]*"
+            asked["grammar"] = (
+                f"root ::= {json.dumps(first)} [^\\x00]*"  # newlines alone, so JSON's escapes do
+            )
         text = ""
         with self._api.open("POST", "/completion", asked) as reply:
             lines = EventLines()

@@ -252,7 +252,7 @@ def own_code(
     try:
         return run.result(measure(run, [opener for _, opener in openers]))
     except (KeyboardInterrupt, WeighError) as error:
-        if not all(run.answers):
+        if not any(run.answers):
             raise
         interrupted = isinstance(error, KeyboardInterrupt)
         return run.result(Ended.INTERRUPTED if interrupted else Ended.FAILED, error)
