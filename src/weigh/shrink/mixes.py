@@ -75,9 +75,7 @@ class Front:
         hulls = {name: hull(each) for name, each in options.items()}
         self._smallest = {name: each[0] for name, each in hulls.items()}
         steps = [
-            Step(name, before, after)
-            for name, each in hulls.items()
-            for before, after in pairwise(each)
+            Step(name, before, after) for name, each in hulls.items() for before, after in pairwise(each)
         ]
         # within a hull savings per byte fall, so that this order takes each tensor's steps one after another
         self._steps = sorted(steps, key=lambda step: (-step.saved / step.bytes, step.after.bytes))

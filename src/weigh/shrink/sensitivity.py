@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -39,6 +40,8 @@ _NARROW = (_T.Q4_0, _T.IQ4_NL, _T.Q4_1, _T.Q5_0, _T.Q5_1, _T.Q8_0)
 _WITH_MATRIX = (_T.IQ2_XXS, _T.IQ2_XS, _T.IQ2_S)
 _PROBES = {256: (_T.Q2_K, _T.Q4_K), 32: (_T.Q4_0, _T.Q5_1)}
 _SAMPLE_WEIGHTS = 1 << 17  # of a tensor, for the squared error of a format
+MOST_GROUPS = 80  # of tensors that are rounded together to see what it costs
+_LAYER = re.compile(r"\bblk\.\d+\.")
 _LEAST_NATS = 1e-9  # below this a divergence is rounding in the engine
 
 
@@ -128,16 +131,29 @@ class WorkingCopy:
                 os.pwrite(file.fileno(), data, stored.offset + first * row_bytes)
 
 
+def grouped(tensors: Sequence[NewTensor], most: int = MOST_GROUPS) -> list[list[NewTensor]]:
+    """Tensors to be rounded together: each alone while there are few, else those of one role in adjacent layers."""
+    if len(tensors) <= most:
+        return [[tensor] for tensor in tensors]
+    by_role: dict[str, list[NewTensor]] = {}
+    for tensor in tensors:
+        by_role.setdefault(_LAYER.sub("blk.*.", tensor.name), []).append(tensor)
+    run = 1
+    while sum(-(-len(each) // run) for each in by_role.values()) > most and run < len(tensors):
+        run += 1
+    return [each[at : at + run] for each in by_role.values() for at in range(0, len(each), run)]
+
+
 def measure(
     weights: Weights,
     copy: WorkingCopy,
     divergence: Divergence,
-    tensors: Sequence[NewTensor],
+    groups: Sequence[Sequence[NewTensor]],
     *,
     matrix: ImportanceMatrix | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Sensitivity]:
-    """The sensitivity of each tensor, by rounding it alone.
+    """The sensitivity of each tensor, by rounding it alone, or its group, whose tensors share the divergence.
 
     Raises:
         EngineError: nothing that is done to the copy changes the divergence, so the engine has not mapped it.
@@ -145,18 +161,23 @@ def measure(
     base = divergence()  # of the copy itself: F16 where the source has other numbers
     found: dict[str, Sensitivity] = {}
     seen = False
-    for number, tensor in enumerate(tensors):
-        coarse, fine = _PROBES[256 if tensor.shape[0] % 256 == 0 else 32]
-        probes = []
+    for number, group in enumerate(groups):
+        coarse, fine = _PROBES[256 if group[0].shape[0] % 256 == 0 else 32]
+        measured = []
         for type in (fine, coarse):
-            with copy.rounded(weights, tensor, type, matrix):
+            with ExitStack() as stack:
+                for tensor in group:
+                    stack.enter_context(copy.rounded(weights, tensor, type, matrix))
                 nats = divergence() - base
             seen = seen or nats > _LEAST_NATS
-            probes.append((relative_error(weights, tensor, type, matrix), max(nats, _LEAST_NATS)))
-        found[tensor.name] = Sensitivity(tuple(probes))
+            measured.append((type, max(nats, _LEAST_NATS) / len(group)))
+        for tensor in group:
+            found[tensor.name] = Sensitivity(
+                tuple((relative_error(weights, tensor, type, matrix), nats) for type, nats in measured)
+            )
         if progress is not None:
-            progress(number + 1, len(tensors))
-    if tensors and not seen:
+            progress(number + 1, len(groups))
+    if groups and not seen:
         raise EngineError("the engine does not read the working copy anew, so no sensitivity can be measured")
     return found
 
