@@ -28,6 +28,13 @@ def test_what_is_written_reads_back_as_the_same_model(tmp_path: Path) -> None:
     assert read.hyper["rope.freq_base"] == 500000.0
 
 
+@pytest.mark.parametrize(("recipe", "read"), [("Q4_K_M", "Q4_K_M"), ("BF16", "BF16"), ("a mix", "Q4_K")])
+def test_the_recipe_is_said_where_it_has_a_number(tmp_path: Path, recipe: str, read: str) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(replace(tiny_llama(), quantization=recipe), path, weights=False)
+    assert read_gguf(path).quantization == read
+
+
 def test_a_header_alone_is_as_long_as_the_model_and_takes_little_disk(tmp_path: Path) -> None:
     spec = tiny_llama(layers=80, hidden=8192, feed_forward=28672, heads=64, kv_heads=8, head_dim=128)
     path = tmp_path / "model.gguf"

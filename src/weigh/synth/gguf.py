@@ -16,6 +16,7 @@ from pathlib import Path
 
 from weigh.errors import BadInput, NotSupported
 from weigh.model.ggml_types import GgmlType
+from weigh.model.gguf import FILE_TYPES
 from weigh.model.gguf_encoding import (
     ALIGNMENT,
     NewTensor,
@@ -190,6 +191,11 @@ def _entries(spec: ModelSpec) -> list[bytes]:
         # llama.cpp asks for Phi-3's own special tokens in the vocabulary of anything so named
         pair("general.name", spec.name.replace("Phi-3", "Phi 3").replace("phi-3", "phi 3")),
         pair("general.alignment", ALIGNMENT),
+        *(
+            pair("general.file_type", number)
+            for number, name in FILE_TYPES.items()
+            if name == spec.quantization
+        ),
         *(pair(_full_key(spec.architecture, key), value) for key, value in _hyper(spec).items()),
         *_tokenizer(spec.vocab),
         *_token_types(spec),
