@@ -202,6 +202,7 @@ class _Run:
     progress: Progress
     answers: list[list[Answer]]
     names: list[str]
+    any_time: bool  # whether it may be stopped by what it shows
     started_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -223,7 +224,8 @@ class _Run:
         models = tuple(
             ModelOnCode(name, tuple(own)) for name, own in zip(self.names, self.answers, strict=True)
         )
-        return OwnCode(self.chosen, models, self.seed, self.took_s, ended, tuple(_pairs(self.answers)), error)
+        pairs = tuple(_pairs(self.answers, any_time=self.any_time))
+        return OwnCode(self.chosen, models, self.seed, self.took_s, ended, pairs, error)
 
 
 def own_code(
@@ -247,7 +249,7 @@ def own_code(
         WeighError: a model does not load, or fails before there is anything to show.
     """
     names = [name for name, _ in openers]
-    run = _Run(chosen, seed, budget, progress, [[] for _ in openers], names)
+    run = _Run(chosen, seed, budget, progress, [[] for _ in openers], names, any_time=together)
     measure = _in_turns if together else _one_by_one
     try:
         return run.result(measure(run, [opener for _, opener in openers]))
@@ -260,13 +262,16 @@ def own_code(
 
 def _in_turns(run: _Run, openers: Sequence[Opener]) -> Ended:
     with ExitStack() as held:
-        judges = [held.enter_context(opener()) for opener in openers]
+        judges = []
+        for name, opener in zip(run.names, openers, strict=True):
+            run.progress(f"loading {name}", 0.0)
+            judges.append(held.enter_context(opener()))
         run.started_s = time.monotonic()
-        for count, (file, excerpt) in enumerate(_visits(run.chosen, run.seed), start=1):
+        for count, visit in enumerate(_visits(run.chosen, run.seed), start=1):
             for judge, own in zip(judges, run.answers, strict=True):
                 run.tell(f"excerpt {count}, {judge.name}")
-                own.append(_answer(judge, file, excerpt))
-            if len(judges) > 1 and _is_clear(run.answers):
+                own.append(_answer(judge, visit))
+            if len(judges) > 1 and visit.may_stop and _is_clear(run.answers):
                 return Ended.CLEAR
             if run.spent:
                 return Ended.BUDGET
@@ -280,9 +285,9 @@ def _one_by_one(run: _Run, openers: Sequence[Opener]) -> Ended:
     for number, opener in enumerate(openers):
         with opener() as judge:
             own, started_s = run.answers[number], time.monotonic()
-            for count, (file, excerpt) in enumerate(visits, start=1):
+            for count, visit in enumerate(visits, start=1):
                 run.tell(f"{judge.name}, excerpt {count} of {len(visits)}")
-                own.append(_answer(judge, file, excerpt))
+                own.append(_answer(judge, visit))
                 read_bytes = sum(answer.text_bytes for answer in own)
                 spent = time.monotonic() - started_s >= share_s or read_bytes >= run.budget.text_bytes
                 if number == 0 and spent:
@@ -292,18 +297,33 @@ def _one_by_one(run: _Run, openers: Sequence[Opener]) -> Ended:
     return ended
 
 
-def _visits(chosen: HeldOut, seed: int) -> Iterator[tuple[int, Excerpt]]:
-    """One excerpt of every file, then a second of those that have one, and so on."""
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """An excerpt to be read next; `may_stop` says whether what is known after it may end the run."""
+
+    file: int
+    excerpt: Excerpt
+    may_stop: bool
+
+
+def _visits(chosen: HeldOut, seed: int) -> Iterator[_Visit]:
+    """One excerpt of every file, then a second of those that have one, and so on.
+
+    In the first round every excerpt is a new file, and so a new unit of the statistics; later ones add to a unit,
+    and only whole rounds are looked at. Where files are few the excerpts are the units.
+    """
     order = list(enumerate(chosen.files))
     random.Random(seed).shuffle(order)
     left = [(number, excerpts(file, seed)) for number, file in order]
-    while left:
-        left = [(number, rest) for number, rest in left if rest]
-        for number, rest in left:
-            yield number, rest.pop()
+    anywhere = True
+    while left := [(number, rest) for number, rest in left if rest]:
+        for place, (number, rest) in enumerate(left, start=1):
+            yield _Visit(number, rest.pop(), may_stop=anywhere or place == len(left))
+        anywhere = len(order) < LEAST_FILES
 
 
-def _answer(judge: Judge, file: int, excerpt: Excerpt) -> Answer:
+def _answer(judge: Judge, visit: _Visit) -> Answer:
+    excerpt = visit.excerpt
     bits, text_bytes = judge.bits(excerpt.text)
     line, filled = None, None
     if excerpt.position is not None and judge.writes:
@@ -311,7 +331,7 @@ def _answer(judge: Judge, file: int, excerpt: Excerpt) -> Answer:
         line = judged(judge.next_line(asked.before), asked.line)
         middle = judge.middle(asked.before, asked.after)
         filled = None if middle is None else judged(middle, asked.line)
-    return Answer(excerpt, file, bits, text_bytes, line, filled)
+    return Answer(excerpt, visit.file, bits, text_bytes, line, filled)
 
 
 # --- what the answers come to --------------------------------------------------------------------------
@@ -319,7 +339,9 @@ def _answer(judge: Judge, file: int, excerpt: Excerpt) -> Answer:
 
 def _is_clear(answers: Sequence[Sequence[Answer]]) -> bool:
     order = _ranking(answers)
-    found = (_pair(answers, one, other, Quantity.BITS_PER_BYTE) for one, other in pairwise(order))
+    found = (
+        _pair(answers, one, other, Quantity.BITS_PER_BYTE, any_time=True) for one, other in pairwise(order)
+    )
     return all(pair is not None and pair.may_stop and pair.better is not None for pair in found)
 
 
@@ -331,15 +353,17 @@ def _ranking(answers: Sequence[Sequence[Answer]]) -> tuple[int, ...]:
     return tuple(sorted(range(len(answers)), key=bits_per_byte))
 
 
-def _pairs(answers: Sequence[Sequence[Answer]]) -> Iterator[Pair]:
+def _pairs(answers: Sequence[Sequence[Answer]], *, any_time: bool) -> Iterator[Pair]:
     for first, second in combinations(range(len(answers)), 2):
         for quantity in Quantity:
-            found = _pair(answers, first, second, quantity)
+            found = _pair(answers, first, second, quantity, any_time=any_time)
             if found is not None:
                 yield found
 
 
-def _pair(answers: Sequence[Sequence[Answer]], first: int, second: int, quantity: Quantity) -> Pair | None:
+def _pair(
+    answers: Sequence[Sequence[Answer]], first: int, second: int, quantity: Quantity, *, any_time: bool
+) -> Pair | None:
     """None where there is nothing that both have answered."""
     amounts, sizes, files = [], [], []
     for one, other in zip(answers[first], answers[second], strict=False):
@@ -353,7 +377,7 @@ def _pair(answers: Sequence[Sequence[Answer]], first: int, second: int, quantity
         return None
     amounts, sizes = _clustered(amounts, sizes, files)
     units = len(amounts)
-    may_stop = units >= LEAST_UNITS  # before that nothing stops it, and the usual interval holds
+    may_stop = any_time and units >= LEAST_UNITS  # before that nothing stops it, and the usual interval holds
     shown = ratio(amounts, sizes, SHOWN)
     stated = ratio_within(amounts, sizes, any_time_t(units) if may_stop else student_t(STATED, units - 1))
     lower = None if stated.low <= 0 <= stated.high else stated.high < 0
