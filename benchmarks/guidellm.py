@@ -7,6 +7,9 @@ GuideLLM 0.8.1 in an environment of its own: `pip install torch==2.13.0 guidellm
 spaced to one llama.cpp server (embedded, SmolLM2-135M's shapes, random weights), prompts of as many tokens, with the
 same sampling and no prompt cache. In every round each rate is run by both, the other one first in the next round.
 
+The server tells its own times for each request in its log. They say how far a difference is the server's, which has
+to share the cores with whoever asks, and how far it is the reading.
+
 GuideLLM's "inter token latency" is one mean for each request, so it stands beside weigh's TPOT; what single gaps are
 like is in weigh's ITL alone. Its time to first token begins when the request is handed to its HTTP client, and so does
 weigh's `ttft_s`.
@@ -18,6 +21,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import tempfile
@@ -40,7 +44,8 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "load.md"
 MODEL, RECIPE = "HuggingFaceTB/SmolLM2-135M-Instruct", "Q4_K_M"
 PROMPT_TOKENS, OUTPUT_TOKENS, SLOTS = 64, 32, 8
 QUANTILES = (0.5, 0.9, 0.95)
-NAMES = ("ttft_s", "tpot_s", "prompt_tokens", "output_tokens")
+NAMES = ("ttft_s", "tpot_s", "prompt_tokens", "output_tokens", "server_prefill_s", "server_tpot_s")
+SERVER_TIMES = re.compile(r"print_timing: .*\| +(prompt )?eval time = +([\d.]+) ms / +(\d+) tokens")
 SAME = {"samplers": ["top_k"], "top_k": 1, "cache_prompt": False}  # as weigh asks llama.cpp
 
 Samples = dict[str, list[float]]
@@ -53,7 +58,7 @@ def main() -> None:
     parser.add_argument("program", help="the path of guidellm")
     parser.add_argument("--rates", default="0.5,1,2")
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     rates = [float(rate) for rate in given.rates.split(",")]
     spec = quantize(catalog().by_id[MODEL].spec(), RECIPE)
@@ -71,13 +76,24 @@ def main() -> None:
         for number in range(given.rounds):
             for rate in rates:
                 turns = [
-                    lambda rate=rate: by_guidellm(
-                        given.program, session.url, served.model, tokenizer, rate, given.seconds, theirs[rate]
+                    (
+                        lambda rate=rate: by_guidellm(
+                            given.program,
+                            session.url,
+                            served.model,
+                            tokenizer,
+                            rate,
+                            given.seconds,
+                            theirs[rate],
+                        ),
+                        theirs[rate],
                     ),
-                    lambda rate=rate: by_weigh(served, rate, given.seconds, ours[rate]),
+                    (lambda rate=rate: by_weigh(served, rate, given.seconds, ours[rate]), ours[rate]),
                 ]
-                for turn in turns if number % 2 == 0 else reversed(turns):
+                for turn, found in turns if number % 2 == 0 else reversed(turns):
+                    said = len(session.log())
                     turn()
+                    by_server(session.log()[said:], found)
                 print(f"round {number + 1}: {rate:g}/s done", flush=True)
     version = subprocess.run((given.program, "--version"), capture_output=True, text=True, check=True).stdout
     machine = probe()
@@ -89,7 +105,7 @@ def main() -> None:
         *table(rates, theirs, ours),
     ]
     print("\n".join(rows))
-    if given.rounds >= 4 and given.seconds >= 60:
+    if given.rounds >= 3 and given.seconds >= 60:
         replace_between(DOCUMENT, "guidellm", "\n".join(rows))
 
 
@@ -163,6 +179,17 @@ def by_guidellm(
         found["output_tokens"].append(request["output_tokens"])
 
 
+def by_server(lines: list[str], found: Samples) -> None:
+    """The server's own times of whole requests: prefill, and mean gap between tokens after the first."""
+    for line in lines:
+        if told := SERVER_TIMES.search(line):
+            prompt, ms, tokens = told[1], float(told[2]), int(told[3])
+            if prompt and tokens > PROMPT_TOKENS:
+                found["server_prefill_s"].append(ms / 1000)
+            elif not prompt and tokens == OUTPUT_TOKENS:
+                found["server_tpot_s"].append(ms / 1000 / (tokens - 1))
+
+
 def bytes_tokenizer(folder: Path) -> Path:
     """One token for each byte, as the made-up vocabulary of the server's model has it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -177,6 +204,14 @@ def bytes_tokenizer(folder: Path) -> Path:
     return folder
 
 
+READ = (
+    ("ttft_s", "first token"),
+    ("server_prefill_s", "of that prefill, by the server's own word"),
+    ("tpot_s", "mean gap of a request"),
+    ("server_tpot_s", "the same, by the server's own word"),
+)
+
+
 def table(rates: list[float], theirs: dict[float, Samples], ours: dict[float, Samples]) -> list[str]:
     rows = [
         "| requests/s | requests by GuideLLM, by weigh | what | percentile | GuideLLM | weigh | weigh / GuideLLM |",
@@ -184,7 +219,7 @@ def table(rates: list[float], theirs: dict[float, Samples], ours: dict[float, Sa
     ]
     for rate in rates:
         counts = ", ".join(said_of(samples) for samples in (theirs[rate], ours[rate]))
-        for name, said in (("ttft_s", "first token"), ("tpot_s", "mean gap of a request")):
+        for name, said in READ:
             pairs = zip(ends(theirs[rate][name]), ends(ours[rate][name]), strict=True)
             for quantile, (their, our) in zip(QUANTILES, pairs, strict=True):
                 read = f"{ms(their)} | {ms(our)} | {our / their:.3f}"

@@ -147,6 +147,10 @@ class HttpSession:
         finally:
             connection.close()
 
+    def log(self) -> list[str]:
+        """The last lines the engine wrote, oldest first."""
+        return self._child.log()
+
     def memory(self) -> ProcessMemory:
         return self._child.memory
 
