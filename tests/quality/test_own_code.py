@@ -9,8 +9,9 @@ import pytest
 
 from tests.quality.repositories import program
 from weigh.errors import EngineCrashed
+from weigh.quality.code_answers import Quantity
 from weigh.quality.languages import language_of
-from weigh.quality.own_code import Budget, Ended, Opener, OwnCode, Quantity, own_code
+from weigh.quality.own_code import Budget, Ended, Opener, OwnCode, own_code
 from weigh.quality.paired import LEAST_UNITS
 from weigh.quality.repository import HeldOut, SourceFile
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weigh.figure import Figure
-    from weigh.quality.own_code import ModelOnCode, OwnCode, Pair
+    from weigh.quality.code_answers import ModelOnCode, Pair
+    from weigh.quality.own_code import OwnCode
     from weigh.quality.repository import HeldOut
 
 Document = dict[str, Any]

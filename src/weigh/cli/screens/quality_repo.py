@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from weigh import units
 from weigh.cli.render import Bold, Grid, show
-from weigh.quality.own_code import Ended, Quantity
+from weigh.quality.code_answers import Quantity
+from weigh.quality.own_code import Ended
 from weigh.quality.repository import said
 
 if TYPE_CHECKING:
     from weigh.figure import Figure
-    from weigh.quality.own_code import OwnCode, Pair
+    from weigh.quality.code_answers import Pair
+    from weigh.quality.own_code import OwnCode
     from weigh.quality.repository import HeldOut
 
 _COLUMNS = {
