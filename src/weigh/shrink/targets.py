@@ -1,4 +1,4 @@
-"""The best mix for a size, and the smallest for a loss: measured, chosen, written, and measured again.
+"""A recipe, the best mix for a size, or the smallest for a loss: chosen, written, and the loss measured.
 
 Divergence is that of `weigh.quality.divergence`, from the source, on a text that the caller gives. Its windows are
 used in turns: sensitivities are measured on some, and what comes out is judged by the others.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -60,6 +61,17 @@ class Shrunk:
     expected_nats: float | None = None
     divergence: Divergence | None = None
 
+    def bits_per_weight(self, weights: Weights) -> float:
+        tensors = self.plan.tensors(weights)
+        return 8 * sum(t.bytes for t in tensors) / sum(t.elements for t in tensors)
+
+    def shares(self, weights: Weights) -> list[tuple[GgmlType, float]]:
+        """The formats and the share of all weights in each, the most used first."""
+        held: Counter[GgmlType] = Counter()
+        for tensor in self.plan.tensors(weights):
+            held[tensor.type] += tensor.elements
+        return [(type, elements / held.total()) for type, elements in held.most_common()]
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -67,12 +79,13 @@ class Job:
 
     Attributes:
         source: the GGUF file that the weights come from; None when they come from a checkpoint.
+        texts: what divergence is measured on; None for a recipe whose loss is not asked for.
         limits: of the process that runs source and result together.
     """
 
     weights: Weights
     source: Path | None
-    texts: Texts
+    texts: Texts | None
     out: Path
     matrix: ImportanceMatrix | None = None
     limits: Limits = field(default_factory=Limits)
@@ -81,6 +94,20 @@ class Job:
 
 
 # --- judging -------------------------------------------------------------------------------------------
+
+
+def to_recipe(job: Job, recipe: str, *, requantize: bool = False) -> Shrunk:
+    """The model as `llama-quantize` would make it, judged when there is a text.
+
+    Raises:
+        as `quantize.by_recipe` and `quantize.write`.
+    """
+    plan = quantize.by_recipe(job.weights, recipe, matrix=job.matrix is not None, requantize=requantize)
+    size = _write(job, plan, job.out)
+    if job.texts is None:
+        return Shrunk(job.out, plan, size)
+    with reference(job) as source:
+        return Shrunk(job.out, plan, size, divergence=judge(job, job.out, source))
 
 
 def judge(job: Job, path: Path, reference: Path) -> Divergence:
@@ -104,7 +131,11 @@ def _scorer(job: Job, path: Path, reference: Path) -> ChildScorer:
     )
 
 
-def _windows(scorer: ChildScorer, texts: Texts) -> list[list[int]]:
+def _windows(scorer: ChildScorer, texts: Texts | None) -> list[list[int]]:
+    if texts is None:
+        raise BadInput(
+            "no text is given, and the loss is measured on one", hint="of the kind that the model is for"
+        )
     found = llama_windows(scorer, texts, min(WINDOW_TOKENS, scorer.context_tokens))
     if len(found) < 4:
         raise BadInput(
