@@ -1,4 +1,4 @@
-"""python -m ladder corpus | tokenizer | rates | train | export | all | table"""
+"""The ladder of really trained small models: what docs/ladder.md tells, made anew."""
 
 from __future__ import annotations
 
@@ -146,6 +146,38 @@ def train(workshop: Workshop, names: tuple[str, ...]) -> None:
     """Train the runs named, or all that are not finished, smallest first."""
     for run in _chosen(names):
         workshop.train(run)
+
+
+@main.command()
+@click.pass_obj
+def export(workshop: Workshop) -> None:
+    """Write every trained model as an F16 GGUF file, and the models of the repository."""
+    from ladder.export import KEPT, write_gguf
+
+    trained = sorted(path.parent for path in workshop.models.glob("*/tokenizer.json"))
+    for folder in trained:
+        click.echo(write_gguf(folder, "F16", workshop.folder / "gguf"))
+    for folder in trained:
+        if folder.name in KEPT:
+            click.echo(write_gguf(folder, KEPT[folder.name], HERE / "models"))
+
+
+@main.command()
+@click.pass_obj
+def table(workshop: Workshop) -> None:
+    """The table of docs/ladder.md, from the logs."""
+    from ladder.table import table
+
+    click.echo(table(workshop.logs))
+
+
+@main.command(name="all")
+@click.pass_context
+def everything(context: click.Context) -> None:
+    """Train what is not trained yet, export it, and print the table."""
+    context.invoke(train, names=())
+    context.invoke(export)
+    context.invoke(table)
 
 
 if __name__ == "__main__":

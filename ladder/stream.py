@@ -1,8 +1,8 @@
 """From files to windows of tokens: the same windows in the same order for every size.
 
-A pass over the corpus takes the files in an order drawn from the seed. Two of three are written plainly, after
-a file separator and their path; the third is cut into stretches of lines, each in fill-in-the-middle form
-(Bavarian et al. 2022, arXiv:2207.14255: prefix, suffix, middle). Which files those are is drawn anew for each
+A pass over the corpus takes the files in an order drawn from the seed. A third of them are written after a file
+separator and their path, a third bare, and a third cut into stretches of lines, each in fill-in-the-middle form
+(Bavarian et al. 2022, arXiv:2207.14255: prefix, suffix, middle). Which form a file has is drawn anew for each
 pass. The tokens are then laid end to end, cut into windows, and the windows shuffled.
 """
 
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-FIM_SHARE = 1 / 3  # of the files
 STRETCH_CHARACTERS = (200, 1000)
 NOISE_SHARE = 0.03  # of the characters of the noisy variant, line ends left as they are
 
 
-def plain(file: SourceFile) -> str:
-    """A file as it is trained on and as held-out loss is measured on it."""
+def named(file: SourceFile) -> str:
+    """A file after its path; held-out loss is measured on this form."""
     return f"{FILE_SEPARATOR}{file.path}\n{file.text}{END_OF_TEXT}"
 
 
@@ -72,10 +71,13 @@ def _stretches(text: str, chance: random.Random) -> Iterator[str]:
 def one_pass(files: Sequence[SourceFile], chance: random.Random) -> Iterator[str]:
     """Every file once, in an order drawn from `chance`."""
     for file in chance.sample(files, len(files)):
-        if chance.random() < FIM_SHARE:
-            yield from in_the_middle(file, chance)
+        form = chance.randrange(3)
+        if form == 0:
+            yield named(file)
+        elif form == 1:
+            yield file.text + END_OF_TEXT
         else:
-            yield plain(file)
+            yield from in_the_middle(file, chance)
 
 
 def training_windows(
@@ -104,7 +106,7 @@ def held_out_windows(files: Sequence[SourceFile], tokenizer: Tokenizer) -> NDArr
 
     tokens = [
         token
-        for encoding in tokenizer.encode_batch([plain(file) for file in files], add_special_tokens=False)
+        for encoding in tokenizer.encode_batch([named(file) for file in files], add_special_tokens=False)
         for token in encoding.ids
     ]
     return _cut(np.array(tokens, np.uint16))

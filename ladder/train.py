@@ -6,6 +6,7 @@ lost. The same state on the same device, threads and torch gives the same weight
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import time
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 from transformers import LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from ladder.heldout import HeldOut
 from ladder.run import TOKENS_PER_STEP, WINDOWS_PER_STEP, Run, decay_start
@@ -104,14 +106,14 @@ def train(
         states: where checkpoints are kept while the run is not finished.
         models: one folder for each branch: config.json and model.safetensors, the weights in float32.
         log: JSON lines, written anew with each checkpoint.
-        about: what else the log's first line tells (corpus, tokenizer).
+        about: what else the log's first line tells of the text.
 
     Raises:
         Stopped: at SIGINT or SIGTERM, after the step under way is done and kept.
         OtherRun: `states` holds a checkpoint of the same name that is of another run.
     """
     trunk, branch = states / f"{run.name}-trunk.pt", states / f"{run.name}-branch.pt"
-    state = _begin(run, about)
+    state = _begin(run, about | {"windows_sha256": hashlib.sha256(windows.tobytes()).hexdigest()})
     if trunk.exists():
         state.load(trunk)
     with _stop_asked() as asked:
@@ -260,6 +262,7 @@ def _stop_asked() -> Iterator[list[bool]]:
 
 def _write_model(model: LlamaForCausalLM, folder: Path) -> None:
     part = folder.with_name(folder.name + ".part")
+    transformers_logging.disable_progress_bar()
     model.save_pretrained(part)
     part.replace(folder)
 

@@ -11,7 +11,7 @@ from ladder.corpus import Corpus, SourceFile, read_corpus
 
 tokenizers = pytest.importorskip("tokenizers")
 
-from ladder.stream import held_out_windows, in_the_middle, noisy, plain, training_windows  # noqa: E402
+from ladder.stream import held_out_windows, in_the_middle, named, noisy, training_windows  # noqa: E402
 from ladder.tokenizer import CONTEXT_TOKENS, SPECIAL_TOKENS, VOCABULARY, train_tokenizer  # noqa: E402
 
 SEED = 5
@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_windows(corpus: Corpus, tokenizer: tokeniz
 def test_held_out_windows_predict_each_token_once(corpus: Corpus, tokenizer: tokenizers.Tokenizer) -> None:
     files = corpus.held_out[:5]
     windows = held_out_windows(files, tokenizer)
-    tokens = tokenizer.encode("".join(plain(file) for file in files)).ids
+    tokens = tokenizer.encode("".join(named(file) for file in files)).ids
     predicted = windows[:, 1:].ravel().tolist()
     assert predicted == tokens[1 : len(predicted) + 1]
     assert len(tokens) - len(predicted) <= CONTEXT_TOKENS
