@@ -14,7 +14,7 @@ from tests.tiny_models import tiny_llama
 from weigh.bench.benchmark import Beside, benchmark, own_files
 from weigh.bench.benchmark_url import benchmark_url
 from weigh.bench.figures import UNITS
-from weigh.bench.here import Here, scratch_folder
+from weigh.bench.here import Here, gpus_left_alone, scratch_folder
 from weigh.bench.measure import Asked
 from weigh.bench.trial import Way, run_trial
 from weigh.engines import served_model
@@ -24,6 +24,7 @@ from weigh.errors import BadFile, BadInput, EngineMissing, NotSupported, OutOfMe
 from weigh.estimate.setup import weigh
 from weigh.estimate.speed import Workload
 from weigh.figure import Basis, Figure
+from weigh.machine import Gpu
 from weigh.model.gguf import read_gguf
 from weigh.model.resolve import resolve
 from weigh.model.spec import ModelSpec
@@ -91,6 +92,18 @@ def test_everything_is_measured_kept_and_stands_beside_its_estimate(
     assert decode.ratio == pytest.approx(
         decode.measured.figure.value / estimate.speed.decode_tokens_per_s.value
     )
+
+
+def test_a_gpu_that_is_left_alone_is_named_with_the_way_to_measure_it(
+    calibrated: Here, store: Store, spec: ModelSpec
+) -> None:
+    card = Gpu("NVIDIA A2", "NVIDIA", 16 << 30, 15 << 30)
+    machine = replace(calibrated.machine, gpus=(card,))
+    found = benchmark(spec, replace(calibrated, machine=machine), ASKED, SETTINGS)
+    assert "run on the processor, without NVIDIA A2, which llama.cpp has no code for here" in found.notes[0]
+    assert "give its URL" in found.notes[0]
+    for none in ((), (replace(card, problem="its driver is too old"),)):
+        assert gpus_left_alone("llama.cpp", replace(machine, gpus=none)) == ()
 
 
 def test_the_ledger_learns_of_each_workload_and_of_nothing_twice(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from weigh.bench.alone import alone
 from weigh.bench.figures import CLIENT, ENGINE, noise, quantities, recomputed, settled
-from weigh.bench.here import Here, scratch_folder
+from weigh.bench.here import Here, gpus_left_alone, scratch_folder
 from weigh.bench.keep import keep
 from weigh.bench.measure import Asked, Seen, Source, measure, raw
 from weigh.bench.stopping import half_width
@@ -164,7 +164,8 @@ def benchmark(
     not_kept = try_to_save(Store(), measurement)
     if not_kept is None:
         _teach(found, estimates, asked, here, measurement.noise, disturbed=bool(problems))
-    return Benchmark(measurement, rows, notes(seen, found, asked), seen.ended, not_kept)
+    told = (*gpus_left_alone(engine.name, here.machine), *notes(seen, found, asked))
+    return Benchmark(measurement, rows, told, seen.ended, not_kept)
 
 
 # --- what was estimated before ------------------------------------------------------------------------

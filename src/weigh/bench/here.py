@@ -52,6 +52,18 @@ class Here(Site):
         return replace(self, engine=other, engine_version=other.version(), learned=None)
 
 
+def gpus_left_alone(engine: str, machine: Machine) -> tuple[str, ...]:
+    """What is said of GPUs that an engine started here does not use, and how to measure with them; () for none."""
+    gpus = " and ".join(dict.fromkeys(gpu.name for gpu in machine.gpus if not gpu.problem))
+    if not gpus or engine == "vllm":  # which picks its device itself
+        return ()
+    why = "has no code for" if engine == "llama.cpp" else "is told to leave alone"
+    return (
+        f"run on the processor, without {gpus}, which {engine} {why} here: to measure with it,"
+        " start a server built for it (llama-server, vLLM, Ollama) and give its URL",
+    )
+
+
 def scratch_folder() -> Path:
     """Where probes and test-drives are written, and removed again."""
     folder = models_folder()

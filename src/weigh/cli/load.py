@@ -257,7 +257,7 @@ def _load_model(
 ) -> tuple[Load, Measurement, NotKept | None]:
     from weigh.bench.alone import alone
     from weigh.bench.benchmark import own_files
-    from weigh.bench.here import scratch_folder
+    from weigh.bench.here import gpus_left_alone, scratch_folder
     from weigh.bench.load_record import measurement_of
     from weigh.bench.load_run import run_load as load_server
     from weigh.cli.render import ProgressLine
@@ -294,9 +294,11 @@ def _load_model(
             )
         served = stack.enter_context(OpenAiModel(session.url))
         found = load_server(served, asked, progress, check=session.check)
+        machine = probe()
+        found.notes += gpus_left_alone(engine.name, machine)
         kept = measurement_of(
             found,
-            machine=probe(),
+            machine=machine,
             spec=spec,
             settings=given,
             memory=session.memory(),
