@@ -8,7 +8,6 @@ import shutil
 import pytest
 
 from weigh.errors import NotSupported
-from weigh.quality.sandbox import judged
 from weigh.quality.sandbox.box import Box, Limits, Part, watch
 from weigh.quality.sandbox.judged import fallen_walls, require_sandbox, rewritten, run_test_file, run_tests
 
@@ -79,7 +78,7 @@ def double(x):
     raise Skip
 class Skip(BaseException): pass
 import sys
-hook = lambda *_: (print("passed"), __import__("os")._exit(0))
+hook = lambda *_: (print("passed", flush=True), __import__("os")._exit(0))
 sys.excepthook = hook
 """,
     "reads the expected values": """
@@ -452,7 +451,3 @@ def facts(*parts: Part) -> list[str]:
     with Box("probe", files={}, limits=Limits(), without=frozenset(parts)) as box:
         watch((box,), until=box)
     return fallen_walls(json.loads(box.output))
-
-
-def test_names_of_the_module_are_those_used_here():
-    assert judged.NOTHING_LEFT_OUT == frozenset()

@@ -11,6 +11,7 @@ import os
 import random
 import selectors
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,8 +26,8 @@ from typing import Any, Self
 
 from weigh import units
 from weigh.errors import NotSupported
-from weigh.machine.process_memory import Resident, resident
-from weigh.machine.processes import descendants
+from weigh.machine.processes import Process, Tree, children, process_of, send
+from weigh.machine.tree_memory import TreeMemory
 from weigh.quality.sandbox.syscalls import seccomp_filter
 
 WORK = "/work"  # where the program runs and may write
@@ -134,6 +135,8 @@ class Box:
                 raise NotSupported(f"the sandbox cannot be started: {error.strerror}") from error
         if channel is not None:
             channel.close()
+        root = process_of(self.pid)
+        self._memory = TreeMemory(Tree(lambda: [root] if root else []))
 
     @property
     def running(self) -> bool:
@@ -153,15 +156,20 @@ class Box:
         return ((self._process.stdout, self.output), (self._process.stderr, self.errors))
 
     def resident_bytes(self) -> int:
-        """Memory of all its processes that cannot be dropped."""
-        pids = (self.pid, *descendants(self.pid))
-        return sum((resident(pid) for pid in pids), Resident()).private_bytes
+        """Memory of all its processes that cannot be dropped, shared pages counted once."""
+        return self._memory.look(self.limits.memory_bytes).private_bytes
 
     def end(self, why: str = "") -> None:
-        """End it and all it started; the kernel ends a process space with its first process."""
+        """End it and all it started.
+
+        The first process of its process space is killed: the kernel ends all others with it, and bubblewrap,
+        which waits for it outside, only then.
+        """
         if self.running:
             self.ended_for = self.ended_for or why
-            self._process.kill()
+            inside = [] if Part.PROCESSES in self.without else children(Process(self.pid, 0))
+            if not any(send(process, signal.SIGKILL) for process in inside):
+                self._process.kill()
         self._process.wait()
 
     def __enter__(self) -> Self:
@@ -281,15 +289,17 @@ def _walls(limits: Limits, without: frozenset[Part], as_file: Any) -> list[str]:
 
 def _files(without: frozenset[Part]) -> Iterator[str]:
     bind = "--bind" if Part.READ_ONLY in without else "--ro-bind"
+    prefix = Path(sys.base_prefix).resolve()
+    shown = [Path(place) for place in SYSTEM]
     if Part.SYSTEM_ONLY in without:
-        yield from (bind, "/", "/")
-        return
-    for place in map(Path, SYSTEM):
+        ours = {"proc", "dev", "sys", "tmp", WORK.strip("/"), LIBRARY.strip("/"), prefix.parts[1]} - {"usr"}
+        shown = [place for place in Path("/").iterdir() if place.name not in ours]
+    for place in shown:
         if place.is_symlink():
             yield from ("--symlink", str(place.readlink()), str(place))
         elif place.exists():
+            yield from _folders_above(place)
             yield from (bind, str(place), str(place))
-    prefix = Path(sys.base_prefix).resolve()
     if not prefix.is_relative_to("/usr"):
         if Path.home().resolve().is_relative_to(prefix):
             raise NotSupported(f"model-written code is not run: Python's own folder {prefix} holds your home")

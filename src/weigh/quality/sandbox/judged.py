@@ -8,6 +8,7 @@ right and wrong versions of the module it tests, which it can tell apart by thei
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import json
 import random
@@ -154,8 +155,10 @@ def _report(
     from weigh.quality.sandbox.inside.wire import Channel, Gone
 
     here, there = socket.socketpair()
-    with here, Box("unit_side", files=support, limits=limits, channel=there, without=without) as box:
-        channel = Channel(here.detach())
+    with (
+        contextlib.closing(Channel(here.detach())) as channel,
+        Box("unit_side", files=support, limits=limits, channel=there, without=without) as box,
+    ):
         job = {"module": module.removesuffix(".py"), "code": code, "answer": answer}
         try:
             channel.send(job)

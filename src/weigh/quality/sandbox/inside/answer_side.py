@@ -28,6 +28,13 @@ def leave(context: Any, said: str | None) -> Any:
     return type(context).__exit__(context, error and type(error), error, None)
 
 
+def getitem(value: Any, key: Any) -> Any:
+    """What is kept here stays here with all that is in it."""
+    entry = value[key]
+    kept = type(value) in (list, dict, tuple) and isinstance(entry, wire.MUTABLE)
+    return wire.AsHandle(entry) if kept else entry
+
+
 def printed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, str]:
     """What `function` returns, and what it printed."""
     text = io.StringIO()
@@ -51,7 +58,7 @@ DEEDS: dict[str, Callable[..., Any]] = {
     "setattr": setattr,
     "delattr": delattr,
     "len": len,
-    "getitem": operator.getitem,
+    "getitem": getitem,
     "setitem": operator.setitem,
     "delitem": operator.delitem,
     "iter": lambda value: wire.AsHandle(iter(value)),

@@ -46,14 +46,14 @@ def serve(what: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         return value(*args[1:], **kwargs)
     if what in ("iter", "next") and isinstance(value, types.GeneratorType):
         return ITEMS[what](value)
-    if what == "getattr" and isinstance(value, types.FunctionType | types.MethodType):
-        if args[1] in FUNCTION_NAMES:
-            return getattr(value, args[1])
-        raise AttributeError(args[1])
+    if what == "getattr" and callable(value) and args[1] in FUNCTION_NAMES:
+        return getattr(value, args[1])
     if what in ITEMS and (type(value).__module__ == wire.TESTS or type(value) in (io.StringIO, io.BytesIO)):
         if what in ("getattr", "setattr") and str(args[1]).startswith("_"):
             raise AttributeError(args[1])
         return ITEMS[what](*args, **kwargs)
+    if what == "getattr":
+        raise AttributeError(args[1])
     raise TypeError(f"{what} is not possible on what a test passed in")
 
 

@@ -59,7 +59,10 @@ class Remote:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._peer.ask("call", self, *args, **kwargs)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattribute__(self, name: str) -> Any:
+        # operators go past this, to the methods here; their names, spelled out, mean the other side's
+        if name in ("_peer", "_number", "__class__"):
+            return object.__getattribute__(self, name)
         return self._peer.ask("getattr", self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -138,6 +141,9 @@ class Channel:
         if not isinstance(message, dict):
             raise Gone("it sent what is no message")
         return message
+
+    def close(self) -> None:
+        self._socket.close()
 
     def _exactly(self, length: int) -> bytes:
         parts: list[bytes] = []
