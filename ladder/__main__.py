@@ -164,6 +164,21 @@ def export(workshop: Workshop) -> None:
 
 @main.command()
 @click.pass_obj
+def check(workshop: Workshop) -> None:
+    """Hold transformers and llama.cpp against each other on the held-out files."""
+    from ladder.check import agreement
+
+    for gguf in sorted((workshop.folder / "gguf").glob("*-F16.gguf")):
+        folder = workshop.models / gguf.stem.removesuffix("-F16")
+        found = agreement(folder, gguf, workshop.corpus.held_out)
+        click.echo(
+            f"{folder.name}: {found.transformers:.5f} nats per token with transformers, {found.llama_cpp:.5f} with "
+            f"llama.cpp in F16; perplexity {found.perplexity_differs_fraction:+.3%}"
+        )
+
+
+@main.command()
+@click.pass_obj
 def table(workshop: Workshop) -> None:
     """The table of docs/ladder.md, from the logs."""
     from ladder.table import table
