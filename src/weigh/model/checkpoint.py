@@ -43,8 +43,7 @@ def read_checkpoint(path: Path) -> ModelSpec:
     """
     folder = path if path.is_dir() else path.parent
     index = _index(folder) if path.is_dir() else None
-    names = _file_names(folder, index) if path.is_dir() else [path.name]
-    headers = _headers([_own(folder, name) if path.is_dir() else path for name in names])
+    headers = _headers(checkpoint_files(path))
     config = _fields(folder, "config.json")
     if config is None and (adapter := _fields(folder, "adapter_config.json")) is not None:
         raise NotSupported(adapter_message(str(folder), adapter))
@@ -112,6 +111,17 @@ def adapter_message(name: str, config: Mapping[str, object]) -> str:
 
 
 # --- files ---------------------------------------------------------------------------------------------
+
+
+def checkpoint_files(path: Path) -> list[Path]:
+    """The safetensors files of a folder that make one model, or the file itself.
+
+    Raises:
+        BadInput: there is none, some are missing, or they do not make one model.
+    """
+    if not path.is_dir():
+        return [path]
+    return [_own(path, name) for name in _file_names(path, _index(path))]
 
 
 def shard_names(path: Path, index: Mapping[str, object]) -> tuple[str, ...]:

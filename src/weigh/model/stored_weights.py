@@ -21,7 +21,7 @@ from weigh.model.ggml_types import GgmlType
 from weigh.model.safetensors import DTYPE_BITS, Header, StoredTensor
 from weigh.model.stored_types import NumberFormat, StoredType
 
-_LAYER = re.compile(r"((?:.*?\.)?(?:layers|layer|h|blocks|block)\.)(\d{1,5})\.(.+)")
+LAYER = re.compile(r"((?:.*?\.)?(?:layers|layer|h|blocks|block)\.)(\d{1,5})\.(.+)")
 _NUMBERED = re.compile(r"(experts|altup_projections|altup_unembed_projections)\.\d+\.")
 
 # Ends of names: of the weight itself, and of what belongs to it. Those that begin with another come first.
@@ -112,7 +112,7 @@ def weights(headers: Iterable[Header], quantization: Mapping[str, object]) -> tu
 
 
 def _sort_in(modules: dict[tuple[str, int | None, str], _Module], tensor: StoredTensor) -> None:
-    match = _LAYER.fullmatch(tensor.name)
+    match = LAYER.fullmatch(tensor.name)
     place, layer, name = (match[1], int(match[2]), match[3]) if match else ("", None, tensor.name)
     if "experts." in name or "altup" in name:
         name = _NUMBERED.sub(r"\1.*.", name)
