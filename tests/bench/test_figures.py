@@ -138,6 +138,12 @@ def test_energy_is_shared_among_all_tokens_that_were_processed() -> None:
     assert named(found, "energy_j_per_token").samples == (2.0,)  # one of the prompt, four steps
 
 
+def test_energy_per_token_is_unknown_where_no_token_was_counted() -> None:
+    """A server that counts no prompts: its prefill is one token of output, which is the prefill's own."""
+    uncounted = turn(PREFILL, generation(prompt=0, n=1), joules=10.0)
+    assert "energy_j_per_token" not in {one.name for one in quantities(Seen(turns=[uncounted]))}
+
+
 def test_settled_needs_four_turns_that_agree() -> None:
     alike = [turn(DECODE, generation(step_s=s)) for s in (0.100, 0.101, 0.099, 0.100)]
     assert settled(alike, 0.02)

@@ -33,6 +33,11 @@ def test_llama_cpp_counts_in_its_timings() -> None:
     assert (event.text, event.tokens_so_far, event.usage, event.finish) == ("<t46>", 3, None, None)
 
 
+def test_a_prefill_that_took_no_time_is_no_clock() -> None:
+    assert parse_event(LLAMA_CPP).timings is not None
+    assert parse_event(LLAMA_CPP.replace(b'"prompt_ms":68.0', b'"prompt_ms":0')).timings is None
+
+
 def test_vllm_counts_in_its_usage() -> None:
     event = parse_event(VLLM)
     assert event.usage == Usage(prompt_tokens=7, output_tokens=3, cached_tokens=4)

@@ -156,8 +156,18 @@ def test_a_server_by_its_address_is_asked_in_every_way() -> None:
         reader.close()
 
 
-def test_a_server_that_tells_nothing_says_so() -> None:
-    with serving({}) as url:
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {},
+        {"/metrics": VLLM.replace("3.0", "1e999")},
+        {"/slots": "[" * 100_000},
+        {"/slots": '[{"id": 1e999}]'},
+    ],
+    ids=["nothing", "more than can be", "too deep", "no number"],
+)
+def test_a_server_that_tells_nothing_says_so(answers: dict[str, str]) -> None:
+    with serving(answers) as url:
         reader = EngineReader(Named(urls=(url,)))
         read_until(reader, lambda one: one.tokens.problem == "it does not tell it")
         reader.close()

@@ -265,6 +265,20 @@ def test_one_that_ignores_sigterm_is_killed_after_the_grace_time(start: Start) -
     assert guard.acts[-1].text.startswith("still there after 1.0 s: killed deaf (process")
 
 
+def test_the_grace_time_ends_too_where_memory_cannot_be_read_any_more(start: Start) -> None:
+    root = start(DEAF, lines=1)
+    told: list[tuple[int, int] | None] = [(15 * GIB, 16 * GIB)]
+    limited = Gauge("memory", lambda: told[0], Limit(share=0.9), OnLimit.STOP, 1.0)
+    guard = Guard([limited], Tree(lambda: [root]), what="deaf", grace_s=1.0)
+    guard.look(0.0)
+    told[0] = None
+    guard.look(0.5)
+    assert is_alive(root)
+    guard.look(1.5)
+    until(lambda: not is_alive(root))
+    assert kinds(guard) == ["stopped", "killed"]
+
+
 def test_the_grace_time_is_over_when_memory_grows_on(start: Start) -> None:
     root = start(DEAF, lines=1)
     reading = Reading(used=int(14.5 * GIB))

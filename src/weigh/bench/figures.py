@@ -157,9 +157,9 @@ def _decode(condition: Condition, turns: Sequence[Turn], *, engine_clock: bool) 
 def _machine(condition: Condition, turns: Sequence[Turn]) -> list[Measured | None]:
     at = _at(condition)
     spent = [
-        turn.during.joules / sum(r.made.prompt_tokens + r.made.output_tokens - 1 for r in turn.requests)
+        turn.during.joules / tokens
         for turn in turns
-        if turn.during.joules is not None
+        if turn.during.joules is not None and (tokens := _processed_tokens(turn))
     ]
     gpus = [turn.during.on_gpus for turn in turns if turn.during.on_gpus is not None]
     told: dict[str, Sequence[float | None]] = {
@@ -173,6 +173,11 @@ def _machine(condition: Condition, turns: Sequence[Turn]) -> list[Measured | Non
     return [
         _made(name, [value for value in values if value is not None], at) for name, values in told.items()
     ]
+
+
+def _processed_tokens(turn: Turn) -> int:
+    """0 for prefills of a server that does not count its prompts' tokens."""
+    return sum(r.made.prompt_tokens + r.made.output_tokens - 1 for r in turn.requests)
 
 
 def _prefills_s(turns: Sequence[Turn], *, engine_clock: bool) -> list[float]:

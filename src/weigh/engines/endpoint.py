@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from weigh import units
+from weigh.engines.closing import ClosedAfterUse
 from weigh.engines.openai_events import refusal
 from weigh.errors import BadInput, EngineCrashed, EngineTimeout, Unreachable
 
@@ -274,7 +274,7 @@ class Endpoint:
         return self.said(text)[:120] or type(error).__name__
 
 
-class Reply:
+class Reply(ClosedAfterUse):
     """The answer to one request, while it comes.
 
     Attributes:
@@ -367,14 +367,6 @@ class Reply:
     def close(self) -> None:
         self._response.close()
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Pace:

@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from weigh import units
 from weigh.engines.child import Child
+from weigh.engines.closing import ClosedAfterUse
 from weigh.engines.engine import HOST, Generation, Limits, ProcessMemory
 from weigh.engines.engine_log import LISTENING, LOADING
 from weigh.errors import BadFile, BadInput, EngineCrashed, EngineTimeout
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from http.client import HTTPResponse
 
 
-class HttpSession:
+class HttpSession(ClosedAfterUse):
     """See `weigh.engines.engine.Session`. Requests may be sent from several threads at once.
 
     Attributes:
@@ -161,14 +161,6 @@ class HttpSession:
 
     def close(self) -> None:
         self._child.end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def require_file(model: Path) -> None:

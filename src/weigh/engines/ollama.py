@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
+from weigh.engines.closing import ClosedAfterUse
 from weigh.engines.endpoint import Endpoint, Reply
 from weigh.engines.engine import Limits, ProcessMemory, Settings
 from weigh.engines.openai_events import MOST_SECONDS, MOST_TOKENS, StreamEvent, error_of
@@ -82,7 +82,7 @@ class Clock:
     decode_s: float
 
 
-class OllamaModel:
+class OllamaModel(ClosedAfterUse):
     """See `weigh.engines.served.ServedModel`. Requests may be sent from several threads at once."""
 
     engine = NAME
@@ -281,14 +281,6 @@ class OllamaModel:
 
     def close(self) -> None:
         """The model stays in memory as long as the server keeps it."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def is_ollama(url: str, *, silence_s: float = 5.0) -> bool:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import count
 from threading import Lock
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from weigh.engines.closing import ClosedAfterUse
 from weigh.engines.endpoint import Endpoint, Refused, Reply, key_for
 from weigh.engines.engine import Limits, ProcessMemory
 from weigh.engines.openai_events import DONE, EventLines, StreamEvent, parse_event
@@ -86,7 +86,7 @@ class Spent:
     output_tokens: int = 0
 
 
-class OpenAiModel:
+class OpenAiModel(ClosedAfterUse):
     """See `weigh.engines.served.ServedModel`. Requests may be sent from several threads at once."""
 
     engine = NAME
@@ -351,14 +351,6 @@ class OpenAiModel:
 
     def close(self) -> None:
         """Nothing is held between requests."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _listed(entry: Any) -> Listed | None:

@@ -198,7 +198,9 @@ def _timings(given: Any) -> Timings | None:
         return None
     counts = [_count(given.get(key, 0)) for key in ("prompt_n", "cache_n")]
     times = [_seconds(given.get(key)) for key in ("prompt_ms", "predicted_ms")]
-    return None if None in counts or None in times else Timings(*counts, *times)  # type: ignore[arg-type]
+    if None in counts or None in times or not times[0]:  # a prefill that took no time has no speed
+        return None
+    return Timings(*counts, *times)  # type: ignore[arg-type]
 
 
 def _count(given: Any) -> int | None:

@@ -13,11 +13,11 @@ import time
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from weigh import units
+from weigh.engines.closing import ClosedAfterUse
 from weigh.engines.endpoint import MOST_ANSWER_BYTES, Endpoint, Refused
 from weigh.engines.engine import Limits, ProcessMemory
 from weigh.engines.served import Listener
@@ -141,7 +141,7 @@ class Made:
         return math.prod(self.shape)
 
 
-class TfServing:
+class TfServing(ClosedAfterUse):
     """A model in a running TensorFlow Serving.
 
     Attributes:
@@ -227,14 +227,6 @@ class TfServing:
 
     def close(self) -> None:
         self._way.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def made_input(tensor: TensorShape, batch: int, length: int, seed: int) -> Made:

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from weigh import units
+from weigh.engines.closing import ClosedAfterUse
 from weigh.engines.engine import HOST, Generation, Layout, Limits, ProcessMemory, Settings
 from weigh.errors import BadInput, EngineMissing, EngineTimeout, NotSupported
 from weigh.model.ggml_types import GgmlType
@@ -97,7 +97,7 @@ def _where() -> tuple[str, dict[str, str]]:
     raise EngineMissing(f"the package `{missing}` is not installed", hint="weigh engines add transformers")
 
 
-class TransformersSession:
+class TransformersSession(ClosedAfterUse):
     """See `weigh.engines.engine.Session`."""
 
     def __init__(self, command: Sequence[str], limits: Limits, *, what: str) -> None:
@@ -172,11 +172,3 @@ class TransformersSession:
 
     def close(self) -> None:
         self._child.end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -255,6 +255,9 @@ class Guard:
         looks = [(gauge, gauge.look(now_s)) for gauge in self._gauges]
         found = [(gauge, outlook) for gauge, outlook in looks if outlook is not None]
         if not found:
+            with self._lock:
+                if self._kill_at_s is not None:
+                    self._see_it_end(now_s, desperate=False)
             return UNREADABLE_S
         with self._lock:
             self._do_what_is_due(found, now_s)
@@ -263,7 +266,7 @@ class Guard:
     def _do_what_is_due(self, found: Sequence[tuple[Gauge, Outlook]], now_s: float) -> None:
         over = [(gauge, outlook) for gauge, outlook in found if outlook.reached or outlook.about_to_be]
         if self._kill_at_s is not None:
-            self._see_it_end(now_s, any(outlook.desperate for _, outlook in found))
+            self._see_it_end(now_s, desperate=any(outlook.desperate for _, outlook in found))
         for gauge, outlook in over:
             self._act(gauge, outlook, now_s)
         for gauge, outlook in found:
@@ -321,7 +324,7 @@ class Guard:
         self._tell("stopped", what, gauge, outlook, stopping)
         return True
 
-    def _see_it_end(self, now_s: float, desperate: bool) -> None:
+    def _see_it_end(self, now_s: float, *, desperate: bool) -> None:
         assert self._tree is not None
         assert self._kill_at_s is not None
         if not self._tree.members():

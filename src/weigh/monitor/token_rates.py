@@ -231,7 +231,15 @@ class Server:
         for url, path, read in self._ways:
             try:
                 counts = read(_get(url + path))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+            except (
+                OSError,
+                ValueError,
+                LookupError,
+                TypeError,
+                AttributeError,
+                ArithmeticError,
+                RecursionError,
+            ):
                 continue
             now, before = time.monotonic(), self._before
             self.url, self._ways = url, [(url, path, read)]
