@@ -45,17 +45,24 @@ THREADS = "1"  # of the tool; spinning threads on cores that others use as well 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure by both. `counts`: whether the agreement is asked of it."""
+    """One figure by both.
+
+    Attributes:
+        digit: the last that the tool prints; half of it is not held against either.
+        counts: whether the agreement is asked of it.
+    """
 
     model: str
     figure: str
     weigh: float
     tool: float
+    digit: float
     counts: bool = True
 
     @property
     def differs(self) -> float:
-        return abs(self.weigh / self.tool - 1) if self.tool else abs(self.weigh)
+        off = max(0.0, abs(self.weigh - self.tool) - self.digit / 2)
+        return off / abs(self.tool) if self.tool else off
 
 
 class Tools:
@@ -136,12 +143,12 @@ def both(
     for model in (reference, *candidates):
         keep = ("--kl-divergence-base", str(logits)) if model == reference and candidates else ()
         out = tools.run("llama-perplexity", "-m", str(model), "-f", str(text), "-t", THREADS, *keep)
-        tool = said(out, r"Final estimate: PPL = ([\d.]+)") if not keep else None
         with open_scorer(
             read_gguf(model), context_tokens=LLAMA_WINDOW_TOKENS, limits=Limits(), threads=1
         ) as scorer:
             ours = llama_perplexity(scorer, texts).value
-        yield Row(model.stem, "perplexity", ours, tool or said(out, r"Final estimate: PPL = ([\d.]+)"))
+        found = said(out, r"Final estimate: PPL = ([\d.]+)")
+        yield Row(model.stem, "perplexity", ours, found, _PERPLEXITY_DIGIT)
     for model in candidates:
         out = tools.run(
             "llama-perplexity",
@@ -160,27 +167,35 @@ def both(
             threads=1,
             reference=read_gguf(reference),
         ) as scorer:
-            found = divergence(list(compared(scorer, llama_windows(scorer, texts))))
-        for name, ours_of, pattern, counts in FIGURES:
-            yield Row(model.stem, name, ours_of(found), said(out, pattern), counts)
+            made = divergence(list(compared(scorer, llama_windows(scorer, texts))))
+        for name, ours_of, pattern, digit, counts in FIGURES:
+            yield Row(model.stem, name, ours_of(made), said(out, pattern), digit, counts)
 
 
 def quantile(share: float, of: str = "kl_quantiles") -> Callable[[Divergence], float]:
     return lambda found: dict(getattr(found, of))[share]
 
 
-# The tool prints probabilities in % with three digits, so what is near nought says little as a ratio.
-FIGURES: tuple[tuple[str, Callable[[Divergence], float], str, bool], ...] = (
-    ("mean KL, nats", lambda d: d.kl.value, r"Mean +KLD: +([\d.]+)", True),
-    ("median KL, nats", quantile(0.5), r"Median +KLD: +([\d.]+)", True),
-    ("99 % KL, nats", quantile(0.99), r"99\.0% +KLD: +([\d.]+)", True),
-    ("same top, %", lambda d: 100 * d.same_top.value, r"Same top p: +([\d.]+)", True),
-    ("RMS delta p, %", lambda d: 100 * d.delta_p_rms.value, r"RMS Δp +: +([\d.]+)", True),
-    ("mean delta p, %", lambda d: 100 * d.delta_p_mean.value, r"Mean +Δp: +(-?[\d.]+)", False),
+# What may be nought says little as a ratio and does not count.
+_PERPLEXITY_DIGIT, _NATS_DIGIT, _PERCENT_DIGIT = 1e-4, 1e-6, 1e-3
+FIGURES: tuple[tuple[str, Callable[[Divergence], float], str, float, bool], ...] = (
+    ("mean KL, nats", lambda d: d.kl.value, r"Mean +KLD: +([\d.]+)", _NATS_DIGIT, True),
+    ("median KL, nats", quantile(0.5), r"Median +KLD: +([\d.]+)", _NATS_DIGIT, True),
+    ("99 % KL, nats", quantile(0.99), r"99\.0% +KLD: +([\d.]+)", _NATS_DIGIT, True),
+    ("same top, %", lambda d: 100 * d.same_top.value, r"Same top p: +([\d.]+)", _PERCENT_DIGIT, True),
+    ("RMS delta p, %", lambda d: 100 * d.delta_p_rms.value, r"RMS Δp +: +([\d.]+)", _PERCENT_DIGIT, True),
+    (
+        "mean delta p, %",
+        lambda d: 100 * d.delta_p_mean.value,
+        r"Mean +Δp: +(-?[\d.]+)",
+        _PERCENT_DIGIT,
+        False,
+    ),
     (
         "ln PPL ratio",
         lambda d: d.log_perplexity_ratio.value,
         r"Mean ln\(PPL\(Q\)/PPL\(base\)\) +: +(-?[\d.]+)",
+        _NATS_DIGIT,
         False,
     ),
 )

@@ -11,7 +11,19 @@ import sys
 
 import click
 
-from weigh.cli import bench, check, commands, compare, engines, options, report, returns, watch
+from weigh.cli import (
+    bench,
+    check,
+    commands,
+    compare,
+    engines,
+    options,
+    quality,
+    report,
+    returns,
+    shrink,
+    watch,
+)
 from weigh.errors import BadInput, EngineError, NotKept, WeighError
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -68,7 +80,9 @@ for command in (
     compare.compare,
     engines.engines,
     report.report,
+    quality.quality,
     returns.returns,
+    shrink.shrink,
     *watch.ALL,
 ):
     app.add_command(command)

@@ -69,12 +69,16 @@ class Difference:
         return 0 if self.stated.high < 0 else 1
 
 
-def difference(first: Sequence[Piece], second: Sequence[Piece], *, any_time: bool) -> Difference | None:
+def difference(
+    first: Sequence[Piece], second: Sequence[Piece], *, by_file: bool, any_time: bool
+) -> Difference | None:
     """Compare two models on the pieces that both have; None when there are none.
 
     A part of which one model has only the whole is compared as a whole.
 
     Args:
+        by_file: whether files are the independent units; to be settled before anything is read, by how many
+            files there are (`LEAST_FILES`).
         any_time: whether the comparison may be stopped by what it shows. Below `LEAST_UNITS` units nothing stops
             it, so that the usual interval holds when it ends there.
     """
@@ -87,7 +91,6 @@ def difference(first: Sequence[Piece], second: Sequence[Piece], *, any_time: boo
     bits = [one[place].bits - other[place].bits for place in places]
     sizes = [float(one[place].text_bytes) for place in places]
     files = [place[0] for place in places]
-    by_file = len(set(files)) >= LEAST_FILES
     if by_file:
         bits, sizes = summed(bits, files), summed(sizes, files)
     any_time = any_time and len(bits) >= LEAST_UNITS

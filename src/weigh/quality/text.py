@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 WINDOW_TOKENS = 2048  # of bits per byte; what most code is written within, and affordable
 LLAMA_WINDOW_TOKENS = 512  # llama-perplexity's default
 SECTION_BYTES = 64 << 10  # longer files are cut at line ends and each part read as a file of its own
-BLOCK_BYTES = 4 << 10  # of a file; what differences between models rest on where files are few
+BLOCK_BYTES = 1 << 10  # of a file; what differences between models rest on where files are few
 MOST_FILE_BYTES = 64 << 20
 MOST_FILES = 100_000
 

@@ -113,7 +113,8 @@ def run_texts(
             raise
         ended = Ended.INTERRUPTED if isinstance(error, KeyboardInterrupt) else Ended.FAILED
         caught = error
-    return TextRun(tuple(candidates), _pairs(candidates, any_time=early), texts, ended, caught)
+    pairs = _pairs(candidates, by_file=texts.files >= LEAST_FILES, any_time=early)
+    return TextRun(tuple(candidates), pairs, texts, ended, caught)
 
 
 def in_random_order(texts: Texts) -> list[Text]:
@@ -167,7 +168,7 @@ def _in_turns(
                 done_bytes += text.bytes
             rest = order[number + 1 :]
             whole = few or not rest or rest[0].file != text.file
-            if early and rest and whole and _clear(candidates):
+            if early and rest and whole and _clear(candidates, by_file=not few):
                 return Ended.CLEAR
     return Ended.ALL_READ
 
@@ -194,15 +195,15 @@ def _one_by_one(
     return Ended.ALL_READ if count == len(order) else Ended.TIME_UP
 
 
-def _clear(candidates: Sequence[Candidate]) -> bool:
-    pairs = _pairs(candidates, any_time=True)
+def _clear(candidates: Sequence[Candidate], *, by_file: bool) -> bool:
+    pairs = _pairs(candidates, by_file=by_file, any_time=True)
     return all(pair.difference.any_time and pair.difference.decided for pair in pairs)
 
 
-def _pairs(candidates: Sequence[Candidate], *, any_time: bool) -> tuple[Pair, ...]:
+def _pairs(candidates: Sequence[Candidate], *, by_file: bool, any_time: bool) -> tuple[Pair, ...]:
     pieces = [one.pieces for one in candidates]
     found = (
-        (first, second, difference(pieces[first], pieces[second], any_time=any_time))
+        (first, second, difference(pieces[first], pieces[second], by_file=by_file, any_time=any_time))
         for first, second in combinations(range(len(candidates)), 2)
     )
     return tuple(Pair(first, second, one) for first, second, one in found if one is not None)
