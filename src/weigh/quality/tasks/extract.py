@@ -74,9 +74,11 @@ def is_python(text: str) -> bool:
 
 
 def filled(prefix: str, middle: str, suffix: str, *, python: bool) -> str:
-    """A file with its gap filled by a chat model, which may have left out the gap's indentation."""
-    if not middle.endswith("\n") and suffix and not suffix.startswith("\n"):
-        middle += "\n"
+    """A file with its gap filled; with `python`, by a chat model that may have left out its indentation."""
+    if prefix.endswith("\n"):  # the gap is made of whole lines
+        middle += "" if middle.endswith("\n") or suffix[:1] in ("", "\n") else "\n"
+    else:
+        middle = middle.removesuffix("\n")
     whole = prefix + middle + suffix
     if not python or is_python(whole):
         return whole

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from weigh.figure import Basis, Figure
+from weigh.quality.clustered import student_t
 from weigh.quality.tasks.task import NEEDS
 
 CONFIDENCE = 0.8  # of every interval shown, see weigh.figure
@@ -71,6 +72,21 @@ def by_difficulty(outcomes: Sequence[Outcome], k: int = 1) -> dict[int, Rate]:
     levels = sorted({one.difficulty for one in outcomes})
     rates = {level: rate([one for one in outcomes if one.difficulty == level], k) for level in levels}
     return {level: found for level, found in rates.items() if found is not None}
+
+
+def difference(first: Sequence[Outcome], second: Sequence[Outcome]) -> tuple[Figure, int] | None:
+    """How much more of the same tasks `first` passes than `second` (pass@1), and on how many; None below two.
+
+    Paired by task, with Student's t over the tasks' differences.
+    """
+    others = {one.task: one.passed / one.samples for one in second}
+    gaps = [one.passed / one.samples - others[one.task] for one in first if one.task in others]
+    if len(gaps) < 2:
+        return None
+    mean = math.fsum(gaps) / len(gaps)
+    deviation = math.sqrt(math.fsum((gap - mean) ** 2 for gap in gaps) / (len(gaps) - 1))
+    half = student_t(CONFIDENCE, len(gaps) - 1) * deviation / math.sqrt(len(gaps))
+    return Figure(mean, mean - half, mean + half, "share", Basis.MEASURED), len(gaps)
 
 
 def interval(values: Sequence[float], samples: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

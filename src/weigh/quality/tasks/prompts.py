@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from weigh.quality.tasks.task import Task
 
 CURSOR = "<CURSOR>"
+CHARACTERS_PER_TOKEN = 2  # at least, in most vocabularies: what a prompt may need
 MIDDLE_LINES = 60  # of a base model's text at most
 
 
@@ -23,18 +23,6 @@ def chat_prompt(task: Task) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class FillInTheMiddle:
-    """The pieces of text by which a model's fill-in-the-middle prompt is put together."""
-
-    prefix: str
-    suffix: str
-    middle: str
-
-    def prompt(self, task: Task) -> str:
-        return f"{self.prefix}{task.prefix}{self.suffix}{task.suffix}{self.middle}"
-
-
 def completed_part(task: Task, text: str) -> str:
     """A base model's text after the prefix, cut where the gap ends.
 
@@ -43,6 +31,10 @@ def completed_part(task: Task, text: str) -> str:
     """
     for mark in task.stop:
         text = text.partition(mark)[0]
+    rest = task.suffix.partition("\n")[0]
+    if rest and not task.prefix.endswith("\n"):  # the gap lies within a line
+        line = text.partition("\n")[0]
+        return line.rpartition(rest)[0] if rest in line else line
     follows = next((line for line in task.suffix.splitlines() if line.strip()), None)
     depth = _depth(task.prefix)
     kept: list[str] = []
@@ -54,6 +46,12 @@ def completed_part(task: Task, text: str) -> str:
             break
         kept.append(line)
     return "".join(kept)
+
+
+def gap_is_filled(task: Task, text: str) -> bool:
+    """Whether a base model has written beyond the gap, so that it can be stopped."""
+    whole = text[: text.rfind("\n") + 1]
+    return len(completed_part(task, whole)) < len(whole)
 
 
 def _depth(prefix: str) -> int:
