@@ -204,6 +204,9 @@ def test_a_stored_measurement_is_judged_without_running_anything(
         (("bench", "x.gguf", "--engine", "openai"), "are for servers"),
         (("bench", "http://127.0.0.1:9", "--engine", "vllm"), "is started on a file"),
         (("bench", "http://127.0.0.1:9"), "cannot be reached"),
+        (("bench", "http://[::1"), "no address of a server"),
+        (("bench", "http://[::1", "--load"), "no address of a server"),
+        (("bench", "grpc://[::1/m"), "no address of a server"),
         (("bench", "grpc://127.0.0.1:9/m", "--depth", "8"), "--depth is not of an exported model"),
         (
             ("bench", "http://127.0.0.1:9/v1/models/m", "--engine", "tf-serving", "--prompt", "8"),

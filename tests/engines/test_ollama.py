@@ -218,3 +218,10 @@ def test_durations_that_cannot_be_leave_the_arrivals(ollama: StandIn) -> None:
 def test_the_variable_says_where_it_is(monkeypatch: pytest.MonkeyPatch, said: str, url: str) -> None:
     monkeypatch.setenv("OLLAMA_HOST", said)
     assert server_url() == url
+
+
+@pytest.mark.parametrize("said", ["[::1", "box:port", "http://box:99999"])
+def test_a_variable_that_says_nothing_is_refused(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", said)
+    with pytest.raises(BadInput, match="OLLAMA_HOST is no address"):
+        server_url()

@@ -95,7 +95,9 @@ def test_ollama_tells_what_is_loaded_and_no_rate() -> None:
     assert rate.problem == "Ollama does not tell it"
 
 
-@pytest.mark.parametrize("url", ["", "ftp://x", "http://", "http://x:99999", "http://user:secret@x"])
+@pytest.mark.parametrize(
+    "url", ["", "ftp://x", "http://", "http://x:99999", "http://[::1", "http://user:secret@x"]
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(BadInput):
         checked_url(url)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from typing import Any, NoReturn
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from weigh import units
@@ -78,26 +78,38 @@ def checked_url(text: str) -> str:
     Raises:
         BadInput: it is none, or holds a password or a query, which would be kept with what is measured.
     """
-    try:
-        parts = urlsplit(text.strip())
-        named, _ = parts.hostname, parts.port
-    except ValueError:
-        named = None
+    parts = split_url(text)
     plain = re.fullmatch(r"[\x21-\x7e]+", text.strip())
-    if not named or parts.scheme not in ("http", "https") or not plain:
-        raise BadInput(
-            "that is no address of a server", hint="write it as http://HOST:PORT or https://HOST/v1"
-        )
+    if not parts.hostname or parts.scheme not in ("http", "https") or not plain:
+        raise _no_address()
     if parts.username or parts.password or parts.query or parts.fragment:
         raise BadInput(
-            f"the address of {named} holds more than host, port and path",
+            f"the address of {parts.hostname} holds more than host, port and path",
             hint="keys come from the environment alone",
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
+def split_url(text: str) -> SplitResult:
+    """The parts of an address.
+
+    Raises:
+        BadInput: it has none, as with half a bracket or a port that cannot be.
+    """
+    try:
+        parts = urlsplit(text.strip())
+        _ = parts.port
+    except ValueError:
+        raise _no_address() from None
+    return parts
+
+
+def _no_address() -> BadInput:
+    return BadInput("that is no address of a server", hint="write it as http://HOST:PORT or https://HOST/v1")
+
+
 def _is_private(url: str) -> bool:
-    parts = urlsplit(url)
+    parts = split_url(url)
     return parts.scheme == "https" or parts.hostname in LOOPBACK
 
 

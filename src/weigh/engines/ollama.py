@@ -37,8 +37,8 @@ _UNLOADED_WITHIN_S = 60.0
 def server_url() -> str:
     """Where Ollama serves: as OLLAMA_HOST says it (host, host:port or a whole address), else its usual port here."""
     said = os.environ.get(VARIABLE, "").strip().rstrip("/")
-    parts = urlsplit(said if "://" in said else f"http://{said}")
     try:
+        parts = urlsplit(said if "://" in said else f"http://{said}")
         host, port = parts.hostname or "127.0.0.1", parts.port
     except ValueError:
         raise BadInput(f"{VARIABLE} is no address") from None

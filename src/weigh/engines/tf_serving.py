@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 from weigh import units
 from weigh.engines.closing import ClosedAfterUse
-from weigh.engines.endpoint import MOST_ANSWER_BYTES, Endpoint, Refused
+from weigh.engines.endpoint import MOST_ANSWER_BYTES, Endpoint, Refused, split_url
 from weigh.engines.engine import Limits, ProcessMemory
 from weigh.engines.served import Listener
 from weigh.errors import (
@@ -167,7 +167,7 @@ class TfServing(ClosedAfterUse):
             BadInput: no address, or no model is named. UnknownName: the server has not that model.
             EngineMissing: gRPC without the extra. Unreachable, EngineError: it cannot be asked.
         """
-        parts = urlsplit(url.strip())
+        parts = split_url(url)
         named = re.fullmatch(r"(?:/v1/models)?/([^/:]+)/?", parts.path)
         chosen = model or (named[1] if named else "")
         if not chosen or not chosen.isprintable() or "/" in chosen:

@@ -171,12 +171,13 @@ def checked_url(url: str) -> str:
     Raises:
         BadInput: it is not one of a server.
     """
-    parts = urlsplit(url if "//" in url else f"http://{url}")
     try:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
         whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        whole = whole and not (parts.username or parts.password)
     except ValueError:
         whole = False
-    if not whole or parts.username or parts.password:
+    if not whole:
         raise BadInput(f"`{url}` is not a server's address", hint="write it like `http://127.0.0.1:8080`")
     return f"{parts.scheme}://{parts.netloc}"
 
