@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from weigh.cli import options
+from weigh.cli.answering import this_machine
 from weigh.cli.durations import Percent, Seconds
 from weigh.cli.load import load_options, run_load
 from weigh.cli.options import Command
@@ -17,7 +18,6 @@ from weigh.errors import BadInput
 
 if TYPE_CHECKING:
     from weigh.bench.benchmark import Benchmark
-    from weigh.bench.here import Here
     from weigh.bench.load import Asked as Load
     from weigh.bench.measure import Asked
     from weigh.engines.engine import Settings
@@ -342,8 +342,8 @@ def _bench_file(
 
     spec = resolve(model, checkpoint=engine in STORED)
     own_files(spec, "safetensors" if engine in STORED else "gguf")  # before the machine is measured in vain
-    machine = _here(calibrate=calibrate)
-    here = machine.on_host if engine == "llama.cpp" else machine.on_host.under(engine)
+    with this_machine(calibrate=calibrate) as machine:
+        here = machine.on_host if engine == "llama.cpp" else machine.on_host.under(engine)
     bounds = Limits(memory_bytes=memory_bytes or here.available_bytes()[0])
     if timeout_s is not None:
         bounds = replace(bounds, start_s=timeout_s, silence_s=timeout_s)
@@ -364,11 +364,3 @@ def show(found: Benchmark, *, as_json: bool) -> None:
         show_bench(found)
     if (error := found.not_kept or found.ended) is not None:
         raise error
-
-
-def _here(*, calibrate: bool) -> Here:
-    from weigh.bench.here import here
-    from weigh.cli.render import ProgressLine
-
-    with closing(ProgressLine("Measuring this machine (once, about 40 s)")) as progress:
-        return here(calibrate=calibrate, progress=progress)
