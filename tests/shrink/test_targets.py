@@ -22,7 +22,8 @@ LINE = "the model is weighed before it is run, and 7 of its layers are looked at
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    monkeypatch.setattr(targets, "WINDOW_TOKENS", 128)
     path = gaussian_model(
         tmp_path / "model.gguf",
         num_hidden_layers=1,
@@ -30,7 +31,7 @@ def job(tmp_path: Path) -> Job:
         num_attention_heads=4,
         vocab_size=320,
     )
-    text = Text("text", 0, LINE * 40)  # a token for each letter: five windows of 512
+    text = Text("text", 0, LINE * 10)  # a token for each letter: five windows
     return Job(GgufWeights(path), path, Texts((text,), 0), tmp_path / "made.gguf", threads=1)
 
 
@@ -74,7 +75,7 @@ def test_a_size_below_all_mixes_and_a_text_too_short_are_told(job: Job) -> None:
     with pytest.raises(BadInput, match="no mix of this model is smaller"):
         targets.by_size(job, 1000)
     with pytest.raises(BadInput, match="4 are needed at least"):
-        targets.by_size(replace(job, texts=Texts((Text("short", 0, LINE * 20),), 0)), 1 << 30)
+        targets.by_size(replace(job, texts=Texts((Text("short", 0, LINE * 5),), 0)), 1 << 30)
     assert left_over(job) == ["model.gguf"]
 
 

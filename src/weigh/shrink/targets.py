@@ -228,18 +228,26 @@ def by_size(job: Job, most_bytes: int) -> Shrunk:
         BadInput: no mix is so small; also as `front`.
     """
     with reference(job) as source:
-        mixes = front(job, source)
-        smallest = mixes.mix(0)
-        beside_bytes = quantize.file_bytes(job.weights, _plan(smallest, ""), job.matrix) - smallest.bytes
-        mix = mixes.within(most_bytes - beside_bytes)
-        if mix is None:
-            raise BadInput(
-                f"no mix of this model is smaller than {units.gib(smallest.bytes + beside_bytes)}",
-                hint="a smaller model loses less than fewer bits would",
-            )
-        plan = _plan(mix, f"mix for {units.gib(most_bytes)}")
-        size = _write(job, plan, job.out)
-        return Shrunk(job.out, plan, size, mix.loss, judge(job, job.out, source))
+        made = of_size(job, front(job, source), most_bytes)
+        return replace(made, divergence=judge(job, job.out, source))
+
+
+def of_size(job: Job, mixes: Front, most_bytes: int) -> Shrunk:
+    """The mix of a front that loses least within a file of `most_bytes`, written and not judged.
+
+    Raises:
+        BadInput: no mix is so small; also as `quantize.write`.
+    """
+    smallest = mixes.mix(0)
+    beside_bytes = quantize.file_bytes(job.weights, _plan(smallest, ""), job.matrix) - smallest.bytes
+    mix = mixes.within(most_bytes - beside_bytes)
+    if mix is None:
+        raise BadInput(
+            f"no mix of this model is smaller than {units.gib(smallest.bytes + beside_bytes)}",
+            hint="a smaller model loses less than fewer bits would",
+        )
+    plan = _plan(mix, f"mix for {units.gib(most_bytes)}")
+    return Shrunk(job.out, plan, _write(job, plan, job.out), mix.loss)
 
 
 def by_loss(job: Job, most_nats: float) -> Shrunk:
