@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.busy import busy
 from tests.null_servers import null_server, sent_by
 from tests.tiny_models import tiny_llama
 from weigh.cli.app import main
@@ -53,6 +54,22 @@ def test_a_real_engine_under_load(store: Store, tiny: Path, capsys: pytest.Captu
         assert one["counted"] == "with each piece"
     assert "peak_memory_bytes" in {one.name for one in kept.measured}
     assert not descendants(os.getpid())
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs /proc/stat")
+def test_other_programs_are_told_from_an_engine_that_was_started_for_it(
+    store: Store, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On one processor, so that another program's share of it is large however many there are."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        with busy(min(allowed)):
+            assert main(["bench", str(tiny), "--load", "--rate", "2", *SHORT, "--json"]) == 0
+    finally:
+        os.sched_setaffinity(0, allowed)
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert any(one.startswith("other programs took") for one in problems)
 
 
 def test_prompt_caches_do_not_help_unless_a_prefix_is_shared(store: Store, tiny: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import os
 import signal
 import statistics
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from weigh.bench.prompts import Prompts
 from weigh.bench.streams import WATCH_S, Failure, Request, Streams
 from weigh.errors import EngineError
 from weigh.machine.disturbance import Watch
+from weigh.machine.processes import descendants
 
 if TYPE_CHECKING:
     from weigh.bench.turns import Progress
@@ -71,9 +74,12 @@ def run_load(
         gc.enable()
         gc.unfreeze()
     if served.endpoint.is_local:
-        # the server may be no child of ours: its share of the processors is not another program's
-        problems = watch.so_far().problems
-        load.disturbed = tuple(one for one in problems if not one.startswith("other programs"))
+        found = watch.so_far()
+        if served.pid not in descendants(
+            os.getpid()
+        ):  # then its work is not told from that of other programs
+            found = replace(found, others=None)
+        load.disturbed = found.problems
     billed = bill(served)
     load.notes = (billed.words,) if billed else ()
     return load
