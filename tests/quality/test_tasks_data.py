@@ -1,0 +1,47 @@
+"""Every task checks what it says: its right answers pass and its wrong ones fail, in the real sandbox."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from weigh.quality.tasks.check import WORKERS, faults
+from weigh.quality.tasks.prompts import CURSOR, chat_prompt
+from weigh.quality.tasks.task import NEEDS, Kind, load_tasks
+
+TASKS = load_tasks()
+
+
+def test_there_are_enough_of_every_need_and_difficulty():
+    assert len(TASKS) >= 120
+    for need in NEEDS:
+        levels = {task.difficulty for task in TASKS if task.need == need}
+        assert {1, 2, 3} <= levels, need
+    assert {task.difficulty for task in TASKS} == {1, 2, 3, 4, 5}
+
+
+def test_every_task_has_answers_of_both_kinds():
+    for task in TASKS:
+        assert len(task.right_answers) >= 1, task.id
+        assert len(task.wrong_answers) >= 2, task.id
+        assert not set(task.right_answers) & {wrong.text for wrong in task.wrong_answers}, task.id
+
+
+def test_prompts_show_no_answer():
+    for task in TASKS:
+        prompt = chat_prompt(task)
+        assert all(answer.strip() not in prompt for answer in task.right_answers), task.id
+        assert not task.fills_gap or CURSOR in prompt, task.id
+
+
+@pytest.mark.parametrize("need", NEEDS)
+def test_answers(need: str):
+    from concurrent.futures import ThreadPoolExecutor
+
+    tasks = [task for task in TASKS if task.need == need]
+    if any(task.kind is Kind.CODE for task in tasks) and shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed (apt install bubblewrap)")
+    with ThreadPoolExecutor(WORKERS) as pool:
+        found = [line for lines in pool.map(lambda task: list(faults(task)), tasks) for line in lines]
+    assert found == []
