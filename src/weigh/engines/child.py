@@ -145,10 +145,12 @@ class Child:
         if self._process is None:
             return
         with self._looking:
-            left = self._tree.members()
-            count_unwaited(process.pid for process in left if process.pid != self._process.pid)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            try:
+                left = self._tree.members()
+                count_unwaited(process.pid for process in left if process.pid != self._process.pid)
+            finally:  # Ctrl-C just now
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
             self._tree.signal(signal.SIGKILL)  # those too that have left the group
             self._process.wait()
         if threading.current_thread() is not self._watcher:
