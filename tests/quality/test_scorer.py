@@ -222,7 +222,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_checkpoint_answers_as_a_gguf_file_does(checkpoint: Path) -> None:
     spec = resolve(str(checkpoint))
-    with open_scorer(spec, context_tokens=256, limits=Limits(), threads=1) as scorer:
+    with open_scorer(spec, context_tokens=256, limits=Limits(), threads=1, reference=spec) as scorer:
         text = "naïve 🙂 <s>\n"
         made = scorer.tokenize(text)
         assert len(made.tokens) == len(text.encode())
@@ -233,8 +233,9 @@ def test_a_checkpoint_answers_as_a_gguf_file_does(checkpoint: Path) -> None:
         whole = scorer.score(tokens, 1).log_probs
         assert scorer.score(tokens, 150).log_probs == pytest.approx(whole[149:], abs=1e-4)
         assert -whole.mean() == pytest.approx(np.log(300), abs=0.1)  # random weights foretell nothing
-    with open_scorer(spec, context_tokens=256, limits=Limits(), threads=1, reference=spec) as same:
-        assert same.compare(tokens, 100).kl_nats.max() == 0
+        same = scorer.compare(tokens, 100)
+        assert same.kl_nats.max() == 0
+        assert same.log_probs == pytest.approx(whole[99:], abs=1e-4)
 
 
 def test_two_kinds_of_files_are_not_compared(checkpoint: Path, model: Path) -> None:

@@ -201,7 +201,7 @@ class ChildScorer:
         try:
             _, found = self._child.wait_for(_LISTENING, time.monotonic() + limits.start_s)
             self._connection = socket.create_connection((HOST, int(found[1])), timeout=self._silence_s)
-            self._lines = self._connection.makefile("rb")
+            self._lines = self._connection.makefile("rb")  # holds the socket open until it is closed itself
             facts = self._ask("facts")
         except BaseException:
             self.close()
@@ -261,6 +261,7 @@ class ChildScorer:
 
     def close(self) -> None:
         if self._connection is not None:
+            self._lines.close()
             self._connection.close()
         self._child.end()
 

@@ -190,7 +190,7 @@ def score_text(scorer: Scorer, text: Text, done: Callable[[float], None] | None 
     made = scorer.tokenize(text.text)
     ids, count = made.tokens, len(made.tokens)
     opening = [] if scorer.start is None else [scorer.start]
-    nats = np.full(count, math.log(scorer.vocab))
+    nats = np.full(count, 0.0 if opening else math.log(scorer.vocab))
     top = 0
     room = max(2, scorer.context_tokens + 1 - len(opening))
     for begin, judged, end in windows(count, room, first=1 - len(opening)):
