@@ -93,6 +93,8 @@ def run_repo(
         BadInput, EngineError: as `weigh.quality.code_model.on_repository`.
     """
     from weigh.cli.render import ProgressLine
+    from weigh.engines.engine import Limits
+    from weigh.machine.memory import read_memory
     from weigh.model.resolve import resolve
     from weigh.quality.code_model import on_repository
     from weigh.quality.own_code import Budget
@@ -107,6 +109,7 @@ def run_repo(
             seed=_SEED if asked.seed is None else asked.seed,
             most_files=asked.files or MOST_FILES,
             threads=threads,
+            limits=Limits(memory_bytes=read_memory().available_bytes),
             progress=progress,
         )
     if as_json:
