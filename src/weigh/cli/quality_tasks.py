@@ -118,6 +118,7 @@ def run_tasks(
     """
     from weigh.cli.render import ProgressLine, print_json
     from weigh.engines.engine import Limits
+    from weigh.errors import WeighError
     from weigh.machine.memory import read_memory
     from weigh.quality.tasks.run import Kept, put
     from weigh.quality.tasks.task import DATA, load_tasks
@@ -128,15 +129,23 @@ def run_tasks(
     limits = Limits(memory_bytes=asked.memory_limit or read_memory().available_bytes)
     kept = Kept(asked.answers or _answers_file(models))
     runs: list[TaskRun] = []
+    error: BaseException | None = None
     with closing(kept):
         for model in models:
-            with (
-                _opened(model, asked, how, tasks, limits, threads) as writer,
-                closing(ProgressLine(f"{len(tasks):,} tasks for {writer.model}")) as progress,
-            ):
-                runs.append(put(writer, tasks, how, keep=kept.add, progress=progress))
-            if runs[-1].error is not None:
+            try:
+                with (
+                    _opened(model, asked, how, tasks, limits, threads) as writer,
+                    closing(ProgressLine(f"{len(tasks):,} tasks for {writer.model}")) as progress,
+                ):
+                    runs.append(put(writer, tasks, how, keep=kept.add, progress=progress))
+                error = runs[-1].error
+            except (WeighError, KeyboardInterrupt) as ended:  # the models before it are shown all the same
+                error = ended
+            if error is not None:
                 break
+    if not runs:
+        assert error is not None
+        raise error
     if as_json:
         from weigh.cli.quality_tasks_document import tasks_document
 
@@ -145,8 +154,8 @@ def run_tasks(
         from weigh.cli.screens.quality_tasks import show_tasks
 
         show_tasks(runs, kept.path)
-    if runs[-1].error is not None:
-        raise runs[-1].error
+    if error is not None:
+        raise error
     return 0
 
 

@@ -147,7 +147,8 @@ def put(
 
     Raises:
         NotSupported: there is no sandbox for tasks whose answers are code; nothing is asked.
-        BadInput: the model cannot be asked any of the tasks.
+        BadInput: the model cannot be asked any of the tasks, or not in the time.
+        KeyboardInterrupt, WeighError: before the first answer.
     """
     if any(task.kind is Kind.CODE for task in tasks):
         require_sandbox()
@@ -178,8 +179,8 @@ def put(
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)  # they end with their model's server at the latest
     run.took_s = time.monotonic() - began_s
-    if not run.answers and run.error is not None:
-        raise run.error
+    if not run.answers:
+        raise run.error or BadInput("the time was up before the first answer", hint="give it more")
     return run
 
 
