@@ -1,6 +1,6 @@
 """Size against divergence: llama.cpp's own mixes beside those that weigh chooses for a size.
 
-    python benchmarks/quantizer_front.py MODEL.gguf --text FILE|FOLDER [--imatrix FILE] [--recipe Q4_K_M …]
+    python benchmarks/quantizer_front.py MODEL.gguf --text FILE|FOLDER [--make-imatrix] [--recipe Q4_K_M …]
 
 MODEL is in F16, BF16 or F32. Each recipe is made and its divergence from MODEL measured. Sensitivities are measured
 once, and for each recipe's size the best mix within it is made and measured on the same windows of text, which are
@@ -23,7 +23,6 @@ from weigh.quality.divergence import Divergence
 from weigh.quality.text import read_texts
 from weigh.shrink import targets
 from weigh.shrink.gguf_file import GgufWeights
-from weigh.shrink.imatrix import read_imatrix
 from weigh.shrink.mixes import Front
 from weigh.shrink.targets import Job
 
@@ -58,8 +57,7 @@ class Point:
 
 def main() -> int:
     options = _options()
-    matrix = read_imatrix(options.imatrix) if options.imatrix else None
-    recipes = options.recipe or [r for r in RECIPES if matrix is not None or r not in NEED_MATRIX]
+    recipes = options.recipe or [r for r in RECIPES if options.make_imatrix or r not in NEED_MATRIX]
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         job = Job(
@@ -67,7 +65,6 @@ def main() -> int:
             options.model,
             read_texts(options.text),
             Path(folder) / "made.gguf",
-            matrix,
             threads=options.threads,
         )
         print(
@@ -101,7 +98,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--imatrix", type=Path)
+    parser.add_argument("--make-imatrix", action="store_true", help="measure one on the text, for all files")
     parser.add_argument("--recipe", action="append")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--folder", help="where files go for a moment")

@@ -45,6 +45,9 @@ def shrink() -> None:
     type=click.Path(path_type=Path),
     help="Importance matrix, as `llama-imatrix` writes it.",
 )
+@click.option(
+    "--make-imatrix", is_flag=True, help="Measure an importance matrix on --text first, and round by it."
+)
 @click.option("--requantize", is_flag=True, help="Allow a SOURCE that is quantized already.")
 @click.option("--force", is_flag=True, help="Replace the file to write if there is one.")
 @click.option("--bench", is_flag=True, help="Measure the speed before and after, half a minute each.")
@@ -58,6 +61,7 @@ def quantize(
     text: Path | None,
     out: Path | None,
     imatrix: Path | None,
+    make_imatrix: bool,
     requantize: bool,
     force: bool,
     bench: bool,
@@ -74,6 +78,8 @@ def quantize(
         raise click.UsageError("name one of: a TYPE such as Q4_K_M, --size, --loss")
     if recipe is None and text is None:
         raise click.UsageError("--size and --loss choose by what is measured on a text; add --text")
+    if make_imatrix and (text is None or imatrix is not None):
+        raise click.UsageError("--make-imatrix measures on --text, and leaves no room for --imatrix")
     from weigh.cli.render import ProgressLine
     from weigh.model.resolve import resolve
     from weigh.quality.text import read_texts
@@ -93,6 +99,9 @@ def quantize(
             threads=threads,
             say=lambda what, done, of: progress(what, done / of if of else 1.0),
         )
+        if make_imatrix:
+            assert text is not None
+            job = targets.with_importance(job, text.name)
         if recipe is not None:
             made = targets.to_recipe(job, recipe.upper(), requantize=requantize)
         elif size is not None:
@@ -152,7 +161,7 @@ def _speeds(source: str, made: Shrunk, threads: int | None) -> dict[str, Measure
     found = {}
     for when, model in (("before", source), ("after", str(made.path))):
         if resolve(model).format == "gguf":
-            done = run_bench(model, None, asked, settings, timeout_s=None, calibrate=True)
+            done = run_bench(model, None, asked, settings, timeout_s=None, calibrate=False)
             if done.ended is not None:
                 raise done.ended
             found[when] = done.measurement

@@ -28,6 +28,7 @@ from weigh.quality.text import Texts, llama_windows
 from weigh.shrink import quantize
 from weigh.shrink.gguf_file import Weights
 from weigh.shrink.imatrix import ImportanceMatrix
+from weigh.shrink.importance import measure_importance
 from weigh.shrink.mixes import Front, Mix
 from weigh.shrink.quantize import Plan
 from weigh.shrink.sensitivity import WorkingCopy, candidates, grouped, measure, options
@@ -36,6 +37,7 @@ WINDOW_TOKENS = 512
 _UNJUDGED = 32  # tokens at the start of a window, which have little before them
 _PROBE_WINDOWS = 4
 _JUDGE_WINDOWS = 32
+_IMPORTANCE_WINDOWS = 100
 _LEAST_NATS = 1e-6
 _MOST_TRIES = 7  # files written to find the smallest within a loss
 
@@ -154,6 +156,30 @@ def _compared(
         if done is not None:
             done(len(found))
     return found
+
+
+def with_importance(job: Job, text: str) -> Job:
+    """The job with an importance matrix measured on the windows that nothing is judged by.
+
+    Args:
+        text: the name of the text.
+
+    Raises:
+        BadInput: the text is too short. EngineError: the model has experts, or the engine fails.
+    """
+    with reference(job) as source, _folder(job.out) as folder:
+        with _scorer(job, source, source) as scorer:
+            windows = _windows(scorer, job.texts)[::2][:_IMPORTANCE_WINDOWS]
+        matrix = measure_importance(
+            source,
+            windows,
+            folder,
+            text=text,
+            limits=job.limits,
+            threads=job.threads,
+            done=lambda n: job.say("measuring importance", n, len(windows)),
+        )
+    return replace(job, matrix=matrix)
 
 
 # --- mixes ---------------------------------------------------------------------------------------------
