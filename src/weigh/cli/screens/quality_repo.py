@@ -111,12 +111,13 @@ def _statement(found: OwnCode, pair: Pair, one: int, other: int) -> str:
 
 
 def _difference(pair: Pair, first: int) -> str:
-    """Of `first` less the other, the middle value without its sign where it is what makes `first` the better."""
+    """How much better `first` is; below nought where it is worse."""
     sign = 1 if pair.first == first else -1
     ends = sorted(sign * end for end in (pair.difference.low, pair.difference.high))
     value, (low, high) = sign * pair.difference.value, ends
     if pair.quantity.less_is_better:
-        return f"{_span(-value, -high, -low, '{:.3f}')} bits per byte less"
+        form = "{:.3f}" if abs(value) >= 0.01 else "{:.2g}"
+        return f"{_span(-value, -high, -low, form)} bits per byte less"
     what = {
         Quantity.NEXT_LINE_EXACT: "points more next lines exact",
         Quantity.NEXT_LINE_SIMILARITY: "points more similar next lines",
