@@ -11,7 +11,7 @@ Args:
     --tools: holds `llama-perplexity` (and `llama-quantize` when no files are given).
     --loader, --libraries, --backend: to run programs of another system unpacked aside: its dynamic loader, where its
         libraries lie, and the processor's backend (`GGML_BACKEND_PATH`).
-    --text: default: the source files of `weigh.model`, one after the other.
+    --text: default: the source of `weigh.model.gguf`.
     --out: a page whose part between the marks `perplexity_check` is written again.
 """
 
@@ -23,7 +23,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +92,8 @@ def main() -> int:
         reference, *candidates = given.models or list(synthetic(folder, tools))
         text = folder / "text.txt"
         text.write_text(given.text.read_text() if given.text else own_source())
-        started = time.monotonic()
         rows = list(both(reference, candidates, text, folder, tools))
-        took_s = time.monotonic() - started
-        said = page(rows, tools.version(), text.stat().st_size, took_s, synthetic=not given.models)
+        said = page(rows, tools.version(), text.stat().st_size, synthetic=not given.models)
     print(said)
     if given.out:
         write_between(given.out, said)
@@ -118,7 +115,7 @@ def arguments() -> argparse.Namespace:
 
 
 def own_source() -> str:
-    return "".join(path.read_text() for path in sorted((ROOT / "src/weigh/model").glob("*.py")))
+    return (ROOT / "src/weigh/model/gguf.py").read_text()
 
 
 def synthetic(folder: Path, tools: Tools) -> Iterator[Path]:
@@ -208,10 +205,10 @@ def said(out: str, pattern: str) -> float:
     return float(found[1])
 
 
-def page(rows: Sequence[Row], version: str, text_bytes: int, took_s: float, *, synthetic: bool) -> str:
+def page(rows: Sequence[Row], version: str, text_bytes: int, *, synthetic: bool) -> str:
     kind = "a synthetic model (random weights)" if synthetic else "the models named"
     lines = [
-        f"llama-perplexity {version}; {kind}; {text_bytes:,} bytes of text; both together took {took_s:.0f} s.",
+        f"llama-perplexity {version}; {kind}; {text_bytes:,} bytes of text.",
         "",
         "| model | figure | weigh | llama-perplexity | differs |",
         "| --- | --- | ---: | ---: | ---: |",

@@ -11,6 +11,7 @@ import pytest
 
 from tests.quality.scoring import texts
 from weigh.errors import EngineCrashed
+from weigh.quality.paired import LEAST_UNITS
 from weigh.quality.scorer import Scorer, Scores, TokenizedText
 from weigh.quality.text_run import Candidate, Ended, in_random_order, run_texts
 
@@ -54,7 +55,7 @@ def test_a_clear_answer_ends_the_run_and_no_sooner_than_is_honest() -> None:
     better, worse = Bytes(2.0), Bytes(2.2)
     found = run_texts(candidates(worse, better), MANY)
     assert found.ended is Ended.CLEAR
-    assert 30 <= len(found.candidates[0].scores) < 100
+    assert LEAST_UNITS <= len(found.candidates[0].scores) < 100
     (pair,) = found.pairs
     assert pair.difference.better == 1
     assert pair.difference.by_file

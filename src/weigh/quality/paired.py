@@ -21,7 +21,7 @@ from weigh.quality.clustered import Ratio, ratio, ratio_within, student_t, summe
 STATED = 0.95  # confidence of "A is better than B"
 SHOWN = 0.8  # of the interval shown with every figure
 LEAST_FILES = 8  # with fewer, pieces of files are taken for independent, and it is said
-LEAST_UNITS = 30  # before one may stop: of skewed differences fewer are wrong too often
+LEAST_UNITS = 40  # before one may stop: of skewed differences fewer are wrong too often
 _Place = tuple[int, int, int]  # file, part, block
 _EFFECT_VARIANCE = 1.0  # of the mixture, in squares of the differences' own spread
 
