@@ -23,14 +23,16 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen3Config  # noqa: E402
 
-from weigh.shrink.distill import Recipe, distill  # noqa: E402
-from weigh.shrink.student import Shape, from_teacher, kept_layers, student_config  # noqa: E402
+from weigh.shrink.distill import distill  # noqa: E402
+from weigh.shrink.recipe import Recipe, Shape  # noqa: E402
+from weigh.shrink.student import from_teacher, kept_layers, student_config  # noqa: E402
 from weigh.shrink.training_text import held_out, training_windows  # noqa: E402
 
 TEXTS = [
     Text(f"part{m}.py", m, "".join(f"def f{n}(a, b):\n    return a * {n * m} + b\n\n" for n in range(60)))
     for m in range(8)
 ]
+BOTH = ("distilled", "alone")
 STEP = {"windows": 4, "window_tokens": 32}
 
 
@@ -125,7 +127,7 @@ def test_both_arms_learn_and_the_taught_one_comes_nearer_to_its_teacher(
     teacher: Path, tmp_path: Path
 ) -> None:
     recipe = Recipe(Shape(layers=2, hidden=48), from_teacher=False, steps=40, share=0.9, hidden=0.1, **STEP)
-    taught, alone = distill(teacher, TEXTS, tmp_path / "out", recipe, progress=silent)
+    taught, alone = distill(teacher, TEXTS, tmp_path / "out", recipe, arms=BOTH, progress=silent)
     assert taught.parameters == alone.parameters < 150_000
     logs = {
         arm: json.loads((tmp_path / "out" / arm / "training.json").read_text())["log"]
@@ -176,8 +178,8 @@ import signal, sys, time
 from pathlib import Path
 from tests.shrink.test_distill import STEP, TEXTS
 from weigh.shrink import training
-from weigh.shrink.distill import Recipe, distill
-from weigh.shrink.student import Shape
+from weigh.shrink.distill import distill
+from weigh.shrink.recipe import Recipe, Shape
 training.KEEP_S = 0.0
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it would be ignored
 def slowly(stage, done):
@@ -275,7 +277,7 @@ def test_windows_are_all_text_each_after_the_token_a_text_is_judged_after(teache
 
 def test_bad_teachers_and_settings_say_what_is_wrong(teacher: Path, tmp_path: Path) -> None:
     def ask(folder: Path, recipe: Recipe) -> None:
-        distill(folder, TEXTS, tmp_path / "out", recipe, progress=silent)
+        distill(folder, TEXTS, tmp_path / "out", recipe, arms=BOTH, progress=silent)
 
     with pytest.raises(BadInput, match="num_hidden_layers would be 9"):
         ask(teacher, Recipe(Shape(layers=9), **STEP))

@@ -67,12 +67,12 @@ def divergence_document(found: DivergenceRun) -> Document:
     return {
         "reference": found.reference,
         "text_bytes": found.text_bytes,
-        "models": [_diverged(one) for one in found.diverged],
+        "models": [diverged_document(one) for one in found.diverged],
         "ended": str(found.ended),
     }
 
 
-def _diverged(one: Diverged) -> Document:
+def diverged_document(one: Diverged) -> Document:
     made = one.found
     return {
         "model": one.name,

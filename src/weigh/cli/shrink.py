@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from weigh import units
-from weigh.cli import options
+from weigh.cli import distill, options
 from weigh.errors import BadInput
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 @click.group()
 def shrink() -> None:
     """Make a smaller model of one, and measure what it loses."""
+
+
+shrink.add_command(distill.distill)
 
 
 @shrink.command()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from transformers import AutoModelForCausalLM
 from weigh import units
 from weigh.errors import BadInput
 from weigh.quality.text import Text
-from weigh.shrink.student import SAMPLE_WINDOWS, Shape, from_teacher, kept_layers, student_config
+from weigh.shrink.recipe import Recipe
+from weigh.shrink.student import SAMPLE_WINDOWS, from_teacher, kept_layers, student_config
 from weigh.shrink.student_files import (
     Student,
     fingerprint,
@@ -37,52 +38,11 @@ from weigh.shrink.student_files import (
 from weigh.shrink.training import Part, Progress, Training, device, precision
 from weigh.shrink.training_text import training_windows
 
-ARMS = ("distilled", "alone")
+# As the ladder (docs/ladder.md): the wider, the smaller (Yang et al. 2022, arXiv:2203.03466).
+LEARNING_RATE_TIMES_WIDTH = 0.5
 LOGITS_BYTES = 256 << 20  # of one model at once; the windows of a step are taken in parts that need no more
 _LOGITS_HELD = 8  # logits, their softened logarithms and gradients, of both models
 _TEACHER_BYTES, _STUDENT_BYTES = 4, 16  # a parameter: float32; with its gradient and the two moments of AdamW
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a student is made.
-
-    Attributes:
-        shape: what it has fewer of than its teacher.
-        from_teacher: whether it begins with the teacher's weights that are kept, or with random ones.
-        steps, windows, window_tokens: of training; `windows` of text in a step.
-        learning_rate: at its highest.
-        share: of the loss, the teacher's; the text has the rest.
-        temperature: that softens both distributions.
-        hidden: weight of the distance of hidden states; 0 leaves it out.
-        seed: of random weights and of the order of the text.
-
-    Raises:
-        BadInput: a number that cannot be.
-    """
-
-    shape: Shape = Shape()  # noqa: RUF009 - frozen
-    from_teacher: bool = True
-    steps: int = 500
-    windows: int = 16
-    window_tokens: int = 512
-    learning_rate: float = 1e-3
-    share: float = 0.5
-    temperature: float = 2.0
-    hidden: float = 0.0
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise BadInput("the teacher's share of the loss lies above 0, and 1 at most", hint="0.5 is usual")
-        if not 0.1 <= self.temperature <= 100:
-            raise BadInput("the temperature lies between 0.1 and 100", hint="1 to 4 are usual")
-        if not 0 < self.learning_rate <= 1:
-            raise BadInput("the learning rate lies above 0, and 1 at most", hint="0.0001 to 0.003 are usual")
-        if not 0 <= self.hidden <= 1000:
-            raise BadInput("the weight of hidden states lies between 0 and 1000", hint="0.1 to 1 are usual")
-        if min(self.steps, self.windows) < 1 or self.window_tokens < 2:
-            raise BadInput("training takes one step, of one window, of two tokens at least")
 
 
 def distill(
@@ -91,13 +51,14 @@ def distill(
     out: Path,
     recipe: Recipe,
     *,
-    arms: Sequence[str] = ARMS,
+    arms: Sequence[str],
     progress: Progress,
 ) -> list[Student]:
-    """Train the students named by `arms` on `texts`, each into a folder of its name in `out`; go on where it stopped.
+    """Train students on `texts`, each into a folder of its name in `out`; go on where it stopped.
 
     Args:
         teacher: a folder of safetensors with its configuration and tokenizer.
+        arms: `distilled` and `alone`, or one of them.
 
     Raises:
         BadInput: a teacher that is no safetensors folder of a known kind, too little text or memory, or a state in
@@ -163,7 +124,8 @@ def _training(
         with torch.no_grad():
             losses.map.weight.zero_()
             losses.map.weight[channels, range(len(channels))] = 1.0
-    return Training(student, losses, recipe.steps, recipe.learning_rate, kept, about, losses.map)
+    peak = recipe.learning_rate or LEARNING_RATE_TIMES_WIDTH / config.hidden_size
+    return Training(student, losses, recipe.steps, peak, kept, about, losses.map)
 
 
 class _Losses:

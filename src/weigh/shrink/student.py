@@ -9,25 +9,15 @@ as in the latter paper; heads are kept by groups that share keys and values.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from weigh.errors import BadInput
+from weigh.shrink.recipe import Shape
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")  # model_type: same parts under the same names
 SAMPLE_WINDOWS = 8  # of text, from which channels are ranked
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What the student has; None for as many as the teacher. Nothing said at all is half the teacher's layers."""
-
-    layers: int | None = None
-    hidden: int | None = None
-    feed_forward: int | None = None
-    kv_heads: int | None = None
 
 
 def student_config(teacher: Any, shape: Shape) -> Any:
@@ -84,7 +74,6 @@ def kept_layers(teacher: int, student: int) -> list[int]:
     return [round(n * (teacher - 1) / (student - 1)) for n in range(student)]
 
 
-@torch.no_grad()
 def from_teacher(teacher: Any, student: Any, sample: torch.Tensor) -> list[int]:
     """Fill the student's weights with those of the teacher's that are kept.
 
@@ -95,6 +84,11 @@ def from_teacher(teacher: Any, student: Any, sample: torch.Tensor) -> list[int]:
     Returns:
         The channels of the teacher's hidden state that are the student's, in its order.
     """
+    with torch.no_grad():
+        return _fill(teacher, student, sample)
+
+
+def _fill(teacher: Any, student: Any, sample: torch.Tensor) -> list[int]:
     channels, neurons, groups = _kept(teacher, student.config, sample)
     layers = kept_layers(teacher.config.num_hidden_layers, student.config.num_hidden_layers)
     head, per_group = head_dim(teacher.config), _heads_per_group(teacher.config)

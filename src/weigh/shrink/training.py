@@ -37,6 +37,11 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def use_threads(count: int) -> None:
+    """Of the processor, for all that torch computes in this process."""
+    torch.set_num_threads(count)
+
+
 def precision(on: torch.device) -> torch.dtype:
     """bfloat16 for the matrix products where the hardware multiplies it, else float32; weights stay float32."""
     if on.type == "cuda":

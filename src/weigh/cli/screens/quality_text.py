@@ -34,8 +34,8 @@ def show_text(found: TextRun) -> None:
     for name, made in sorted(known, key=lambda one: one[1].bits_per_byte.value):
         rows.add(
             name,
-            _between(made.bits_per_byte, "{:.3f}"),
-            _between(made.perplexity, "{:.4g}"),
+            between(made.bits_per_byte, "{:.3f}"),
+            between(made.perplexity, "{:.4g}"),
             f"{made.top_share:.1%}",
             f"{made.tokens:,}",
             f"{made.files:,}",
@@ -82,7 +82,7 @@ def _less(found: Ratio, sign: int) -> str:
 def show_perplexities(found: Sequence[tuple[str, Figure]]) -> None:
     rows = Grid(("model", "perplexity"), right=("perplexity",))
     for name, figure in found:
-        rows.add(name, _between(figure, "{:.4f}"))
+        rows.add(name, between(figure, "{:.4f}"))
     rows.note = "as llama-perplexity: windows of 512 tokens, the second half judged; intervals of the windows"
     show(rows)
 
@@ -97,11 +97,11 @@ def show_divergence(found: DivergenceRun) -> None:
         made = one.found
         rows.add(
             one.name,
-            _between(made.kl, "{:.4g}"),
+            between(made.kl, "{:.4g}"),
             f"{dict(made.kl_quantiles)[0.99]:.4g}",
-            _between(made.same_top, "{:.1f}", 100, " %"),
-            _between(made.delta_p_rms, "{:.2f}", 100, " %"),
-            _between(made.delta_p_mean, "{:.2f}", 100, " %"),
+            between(made.same_top, "{:.1f}", 100, " %"),
+            between(made.delta_p_rms, "{:.2f}", 100, " %"),
+            between(made.delta_p_mean, "{:.2f}", 100, " %"),
             f"{made.perplexity:.4g} from {made.reference_perplexity:.4g}",
         )
     rows.note = (
@@ -112,7 +112,7 @@ def show_divergence(found: DivergenceRun) -> None:
     show(f"\n{least.found.windows:,} of {least.planned:,} windows: {_ENDED[found.ended]}")
 
 
-def _between(figure: Figure, form: str, scale: int = 1, unit: str = "") -> str:
+def between(figure: Figure, form: str, scale: int = 1, unit: str = "") -> str:
     value = f"{form.format(figure.value * scale)}{unit}"
     if not math.isfinite(figure.high):
         return f"{value} (too little text for an interval)"
