@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.quality.test_tasks_run import REVIEW, knows, server
 from tests.quality.vocabularies import write_model
+from tests.sandboxes import needs_sandbox
 from weigh.cli.app import main
 
 OWN = """
@@ -83,9 +83,8 @@ def test_the_first_model_is_shown_when_the_second_fails(
     assert "cannot be reached" in said.err
 
 
+@needs_sandbox
 def test_a_model_file(kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    if shutil.which("bwrap") is None:
-        pytest.skip("bubblewrap is not installed (apt install bubblewrap)")
     write_model(tmp_path / "tiny.gguf")
     words = [
         "--tasks",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
+from tests.sandboxes import WHY_NOT
 from weigh.quality.tasks.check import WORKERS, faults
 from weigh.quality.tasks.prompts import CURSOR, chat_prompt
 from weigh.quality.tasks.task import NEEDS, Kind, load_tasks
@@ -40,8 +39,8 @@ def test_answers(need: str):
     from concurrent.futures import ThreadPoolExecutor
 
     tasks = [task for task in TASKS if task.need == need]
-    if any(task.kind is Kind.CODE for task in tasks) and shutil.which("bwrap") is None:
-        pytest.skip("bubblewrap is not installed (apt install bubblewrap)")
+    if WHY_NOT and any(task.kind is Kind.CODE for task in tasks):
+        pytest.skip(WHY_NOT)
     with ThreadPoolExecutor(WORKERS) as pool:
         found = [line for lines in pool.map(lambda task: list(faults(task)), tasks) for line in lines]
     assert found == []

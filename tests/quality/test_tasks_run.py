@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.quality.vocabularies import write_model
+from tests.sandboxes import needs_sandbox
 from weigh.errors import BadInput, EngineCrashed, NotSupported, UnknownName
 from weigh.model.gguf import read_gguf
 from weigh.quality.sandbox.judged import require_sandbox
@@ -24,9 +24,6 @@ from weigh.quality.tasks.writers import Sampling, Style, from_file, from_url, ha
 
 REVIEW = load_tasks(wanted=["review"])[:4]
 CODE = load_tasks(wanted=["refactoring"])[:1]
-needs_sandbox = pytest.mark.skipif(
-    shutil.which("bwrap") is None, reason="bubblewrap is not installed (apt install bubblewrap)"
-)
 
 Answering = Callable[[dict[str, Any]], str | dict[str, Any]]
 

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.sandboxes import needs_sandbox
 from weigh.quality.sandbox.box import Limits, Part
 from weigh.quality.sandbox.judged import Verdict, run_tests
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("bwrap") is None, reason="bubblewrap is not installed (apt install bubblewrap)"
-)
+pytestmark = needs_sandbox
 
 ESCAPED = """
 import answer

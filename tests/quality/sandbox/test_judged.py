@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 
+from tests.sandboxes import needs_sandbox
 from weigh.errors import NotSupported
 from weigh.quality.sandbox.box import Box, Limits, Part, watch
 from weigh.quality.sandbox.judged import fallen_walls, require_sandbox, rewritten, run_test_file, run_tests
-
-needs_sandbox = pytest.mark.skipif(
-    shutil.which("bwrap") is None, reason="bubblewrap is not installed (apt install bubblewrap)"
-)
 
 HIDDEN = """
 import answer

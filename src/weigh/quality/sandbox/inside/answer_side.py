@@ -5,12 +5,10 @@ Run by `start.py` in a sandbox that holds the answer alone. Imports nothing of w
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
 import io
 import operator
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,8 +41,16 @@ def printed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[An
     return result, text.getvalue()
 
 
+def run(coroutine: Any) -> Any:
+    import asyncio  # here, because it takes as long as all the rest
+
+    return asyncio.run(coroutine)
+
+
 def program(command: list[str], stdin: str) -> tuple[int, str, str]:
     """Exit code, output and error output of a program; a `.py` file runs in this Python."""
+    import subprocess
+
     if command[0].endswith(".py"):
         command = [sys.executable, "-B", *command]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, errors="replace", check=False)
@@ -69,7 +75,7 @@ DEEDS: dict[str, Callable[..., Any]] = {
     "keep": lambda function, *args, **kwargs: wire.AsHandle(function(*args, **kwargs)),
     "plain": lambda value: value,
     "printed": printed,
-    "run": asyncio.run,
+    "run": run,
     "program": program,
 }
 
