@@ -14,6 +14,7 @@ import pytest
 
 from tests.busy import busy
 from tests.null_servers import null_server, sent_by
+from tests.running import until
 from tests.tiny_models import tiny_llama
 from weigh.cli.app import main
 from weigh.engines.engine import Limits, Settings
@@ -152,8 +153,12 @@ def test_nothing_answered_is_an_engine_that_failed(store: Store, capsys: pytest.
 
 def test_ctrl_c_shows_and_keeps_what_was_measured(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     with null_server() as url:
-        timer = threading.Timer(3.0, lambda: os.kill(os.getpid(), signal.SIGINT))
-        timer.start()
+
+        def interrupt() -> None:
+            until(lambda: len(sent_by(url)) > 8, at_most_s=120)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
         code = main(["bench", url, "--load", "--rate", "10", "--duration", "10m", "--output-tokens", "8"])
     assert code == 130
     told = capsys.readouterr()
