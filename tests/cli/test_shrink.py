@@ -46,6 +46,8 @@ def test_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ([], "name one of"),
         (["Q4_K_M", "--size", "1M"], "name one of"),
         (["--size", "1M"], "add --text"),
+        (["--size", "1M", "--text", "{model}", "--requantize"], "goes with a TYPE"),
+        (["Q4_K_M", "--make-imatrix"], "measures on --text"),
         (["Q4_K_N"], "did you mean"),
         (["IQ2_XS"], "importance matrix only"),
         (["Q4_K_M", "--out", "{folder}"], "is a folder"),

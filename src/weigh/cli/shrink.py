@@ -81,6 +81,8 @@ def quantize(
         raise click.UsageError("name one of: a TYPE such as Q4_K_M, --size, --loss")
     if recipe is None and text is None:
         raise click.UsageError("--size and --loss choose by what is measured on a text; add --text")
+    if requantize and recipe is None:
+        raise click.UsageError("--requantize goes with a TYPE; mixes are made of unquantized weights")
     if make_imatrix and (text is None or imatrix is not None):
         raise click.UsageError("--make-imatrix measures on --text, and leaves no room for --imatrix")
     from weigh.cli.render import ProgressLine
@@ -129,10 +131,8 @@ def _target(spec: ModelSpec, named: str, out: Path | None, *, force: bool) -> Pa
     """The file to write, which is not there yet unless it may be replaced."""
     assert spec.file is not None
     if out is None:
-        file = spec.file
-        stem = file.name if file.is_dir() else file.stem
-        folder = file.parent
-        out = folder / f"{stem}-{named}.gguf"
+        file = spec.file.absolute()
+        out = file.with_name(f"{file.name if file.is_dir() else file.stem}-{named}.gguf")
     if out.exists() and spec.file.exists() and out.samefile(spec.file):
         raise BadInput(f"{out} is the model itself", hint="name another file with --out")
     if out.is_dir():
