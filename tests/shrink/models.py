@@ -27,9 +27,7 @@ LLAMA: dict[str, object] = {
 def gaussian_model(path: Path, seed: int = 0, **config: object) -> Path:
     """A model of these shapes in F16, its matrices normal with a few large weights, its norms near one."""
     spec = spec_from_config("small", LLAMA | config)
-    tensors = tuple(
-        replace(t, type=GgmlType.F16 if len(t.shape) > 1 else GgmlType.F32) for t in spec.tensors
-    )
+    tensors = tuple(replace(t, type=GgmlType.F16 if len(t.shape) > 1 else GgmlType.F32) for t in spec.tensors)
     write_gguf(replace(spec, tensors=tensors), path)
     source = GgufWeights(path)
     random = np.random.default_rng(seed)

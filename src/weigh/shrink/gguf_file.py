@@ -87,7 +87,7 @@ class GgufWeights:
             key: entry for key, entry in parts[0].entries.items() if not key.startswith("split.")
         }
         self._stored = {stored.tensor.name: stored for part in parts for stored in part.stored}
-        self.tensors = tuple(stored.tensor for stored in self._stored.values())
+        self.tensors: Sequence[NewTensor] = tuple(stored.tensor for stored in self._stored.values())
 
     def rows(self, tensor: NewTensor, start: int, stop: int) -> Bytes:
         stored = self._stored[tensor.name]
