@@ -91,7 +91,8 @@ def test_the_screen_says_which_is_better_and_on_what(
         (("--repo", "{repository}", "--budget", "soon"), "is not a time"),
         (("--repo", "{repository}/part_a.py"), "is no folder"),
         (("--budget", "2min"), "add --repo"),
-        (("--repo", "{repository}/vendor"), None),
+        (("http://127.0.0.1:9", "--repo", "{repository}"), "is a server"),
+        (("no-such-model", "--repo", "{repository}"), "unknown model"),
         (("--repo", "{repository}/nowhere"), "is no folder"),
     ],
 )
@@ -100,7 +101,7 @@ def test_bad_input_is_one_line(
     models: list[str],
     repository: str,
     arguments: tuple[str, ...],
-    said: str | None,
+    said: str,
 ) -> None:
     code, _, err = ask(
         capsys,
@@ -109,11 +110,18 @@ def test_bad_input_is_one_line(
         "--threads",
         "1",
     )
-    if said is None:  # a folder named by itself is not left out
-        assert code == 0, err
-        return
     assert code == 2
     assert said in err.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("store")
+def test_a_folder_named_by_itself_is_not_left_out_and_few_files_are_said(
+    capsys: pytest.CaptureFixture[str], models: list[str], repository: str
+) -> None:
+    code, out, err = ask(capsys, models[0], "--repo", f"{repository}/vendor", "--threads", "1")
+    assert code == 0, err
+    assert "1 of 1 held-out files" in out
+    assert "fewer than 8 files" in out
 
 
 @pytest.mark.usefixtures("store")

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from weigh.cli import options
+from weigh.cli.bench import is_url
 from weigh.cli.durations import Seconds
 from weigh.cli.options import Command
+from weigh.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,6 +102,11 @@ def run_repo(
     from weigh.quality.own_code import Budget
     from weigh.quality.repository import MOST_FILES
 
+    if served := [model for model in models if is_url(model)]:
+        raise BadInput(
+            f"{served[0]} is a server, and a repository is measured with model files",
+            hint="name the model's own file",
+        )
     specs = [resolve(model) for model in models]
     with closing(ProgressLine(f"Reading {asked.folder}")) as progress:
         found = on_repository(

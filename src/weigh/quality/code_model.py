@@ -77,7 +77,7 @@ def opened(spec: ModelSpec, name: str, limits: Limits, *, threads: int | None = 
 
 
 def _fim(special: dict[str, int | None]) -> FimTokens | None:
-    """As llama.cpp has them from the file's metadata (`tokenizer.ggml.fim_pre_token_id` …)."""
+    """As llama.cpp has them: by the file's metadata (`tokenizer.ggml.fim_pre_token_id` …), else by names it knows."""
     prefix, suffix = special.get("fim_prefix"), special.get("fim_suffix")
     middle = special.get("fim_middle")
     if prefix is None or suffix is None or middle is None:

@@ -124,7 +124,7 @@ class LlamaCompletion:
 
         Args:
             context_tokens: of one sequence; longer prompts lose their beginning.
-            fim: as the file's metadata has them, for models whose names are not known here.
+            fim: as the file itself has them; None to look for the names known here.
 
         Raises:
             EngineError: it does not answer.
@@ -134,7 +134,7 @@ class LlamaCompletion:
         self._letter = self._tokens("a")
         self._begin = self._tokens("a", begin=True)[: -len(self._letter)]
         self.joins_newlines = self._joins_newlines()
-        self.fim = self._named_fim() or fim
+        self.fim = fim or self._named_fim()
 
     def next_line(self, before: str) -> str:
         """The line after the whole lines `before`.
@@ -217,6 +217,7 @@ class LlamaCompletion:
         with self._api.open("POST", "/completion", asked) as reply:
             lines = EventLines()
             for _, piece in reply:
+                reply.go_on()
                 for data in lines.feed(piece):
                     text += _content(data, self._api.what)
                 if "\n" in text[len(first) :]:

@@ -14,6 +14,7 @@ from weigh import units
 from weigh.cli.render import Bold, Grid, show
 from weigh.quality.code_answers import Quantity
 from weigh.quality.own_code import Ended
+from weigh.quality.paired import LEAST_FILES
 from weigh.quality.repository import said
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ def show_repo(found: OwnCode, models: Sequence[str], folder: Path) -> None:
     for line in _statements(found):
         show(line)
     show(f"\n{_spent(found)}")
+    if min(model.files for model in found.models) < LEAST_FILES:
+        show(
+            f"fewer than {LEAST_FILES} files: excerpts of one file count as independent, so intervals are too narrow"
+        )
     for line in _choice(found.chosen):
         show(line)
     if found.ended is Ended.BUDGET and _undecided(found):
