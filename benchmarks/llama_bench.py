@@ -6,8 +6,8 @@ Each round runs llama-bench (pp and tg, at each depth) and weigh (its own llama-
 other, the order turned round from one to the next, so that a machine that drifts drifts for both. Compared are the
 medians of both within each round; the ratio shown is the median of the rounds', with its interval. The page and the
 samples are written after every round, so that what was measured is kept. Memory is that of a server in a memory group
-of its own with nothing cached before, which the kernel counts; `smaps_rollup` needs no leave to make a group. Writes a table
-(--out) and the samples (--json).
+of its own with nothing cached before, which the kernel counts; `smaps_rollup` needs no leave to make a group. Writes
+a table (--out) and the samples (--json).
 
 Args:
     --tools: holds `llama-bench` and `llama-server` of one build.
