@@ -223,3 +223,14 @@ def test_one_file_alone_gives_no_false_certainty() -> None:
     assert figure is not None
     assert math.isinf(figure.high)
     assert all(pair.better is None for pair in found.pairs)
+
+
+def test_equal_models_are_rarely_told_apart_however_often_one_looks() -> None:
+    chosen = held(LEAST_UNITS + 30, lines=12)
+    wrong = 0
+    for number in range(100):
+        judges = [Judge(f"{side}{number}", 1.0) for side in ("a", "b")]
+        for judge in judges:
+            judge.writes = False
+        wrong += own_code([opener(judge) for judge in judges], chosen, budget=Budget()).ended is Ended.CLEAR
+    assert wrong <= 8  # of 100 at 95 %
