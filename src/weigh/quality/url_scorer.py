@@ -64,6 +64,7 @@ class UrlScorer:
 
     def _token_ids(self, text: str, *, special: bool) -> list[int]:
         body = {"model": self.model, "prompt": text, "add_special_tokens": special}
+        body |= {"content": text, "add_special": special}  # in llama-server's words
         root = re.sub(r"/v\d+$", "", self._base)
         try:
             said = self._served.endpoint.post(f"{root}/tokenize", body)
