@@ -222,6 +222,19 @@ def test_fork_bomb():
     assert escapes(FORKS, Part.PROCESS_COUNT, limits=ROOMY).passed
 
 
+def test_becoming_the_first_process():
+    """It is bubblewrap's own; where its memory can be written, the same limits have to hold for it."""
+    code = """
+def attempt():
+    open("/proc/1/mem", "r+b").close()
+    lines = open("/proc/1/limits").read().splitlines()
+    return next(line for line in lines if line.startswith("Max processes")).split()[2] != "16"
+"""
+    assert not escapes(code).passed
+    if os.geteuid() != 0:
+        assert escapes(code, Part.PROCESS_COUNT).passed
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to keep")
 def test_roots_privileges():
     assert escapes(FORKS, Part.UNPRIVILEGED, limits=ROOMY).passed  # root is above the limit on processes

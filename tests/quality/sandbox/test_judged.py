@@ -168,6 +168,21 @@ def test_forged_message(name: str):
 
 
 @needs_sandbox
+def test_ending_a_loop_of_the_tests():
+    """In one process `map` ends at StopIteration, and with it every check that was to come."""
+    tests = """
+import answer
+def test_all():
+    for got, want in map(answer.pair, [1, 2]):
+        assert got == want
+"""
+    verdict = run_tests("def pair(x):\n    raise StopIteration", tests)
+    assert "RuntimeError: raised StopIteration" in verdict.why
+    generator = "import answer\ndef test_all():\n    assert list(answer.upto(2)) == [0, 1]"
+    assert run_tests("def upto(n):\n    yield from range(n)", generator).passed
+
+
+@needs_sandbox
 def test_right_and_wrong_code():
     assert run_tests("def double(x): return x + x", HIDDEN).passed
     verdict = run_tests("def double(x): return 2 * int(x)", HIDDEN)
@@ -272,6 +287,7 @@ def test_plain():
 def test_objects():
     p = Point(1, y=2)
     assert (p.x, p.y) == (1, 2)
+    assert (str(p), f"{p!r}") == ("Point(x=1, y=2)", "Point(x=1, y=2)")
     assert p.__eq__(Point(1, 2)) is True
     assert p != (1, 2)
     assert p.__add__(Point(1, 1)).x == 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import selectors
 import shutil
 import signal
@@ -116,7 +117,13 @@ class Box:
 
             command = _walls(limits, without, as_file)
             for name, text in files.items():
-                command += ("--perms", "0444", "--file", as_file(text.encode()), f"{WORK}/{name}")
+                command += (
+                    "--perms",
+                    "0444",
+                    "--file",
+                    as_file(text.encode(errors="replace")),
+                    f"{WORK}/{name}",
+                )
             command += ("--chdir", WORK, "--remount-ro", "/", "--")
             if channel is not None:
                 fds.append(channel.fileno())
@@ -129,6 +136,8 @@ class Box:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     pass_fds=fds,
+                    # bubblewrap's own first process can be looked into from inside
+                    env=None if Part.ENVIRONMENT in without else {},
                     start_new_session=Part.SESSION not in without,  # Ctrl-C is weigh's to handle
                 )
             except OSError as error:
@@ -137,6 +146,22 @@ class Box:
             channel.close()
         root = process_of(self.pid)
         self._memory = TreeMemory(Tree(lambda: [root] if root else []))
+        if os.geteuid() != 0 and Part.PROCESSES not in without:
+            self._limit_first_process()
+
+    def _limit_first_process(self) -> None:
+        """Put bubblewrap's own process inside under the same limits, once it has started the program.
+
+        It is of the same user, so that the program can write to its memory and become it; root's is not.
+        """
+        while self.running:
+            for first in children(Process(self.pid, 0)):
+                if children(first):
+                    for name, value in _resource_limits(self.limits, self.without).items():
+                        with contextlib.suppress(ProcessLookupError):
+                            resource.prlimit(first.pid, getattr(resource, f"RLIMIT_{name}"), (value, value))
+                    return
+            time.sleep(0.001)
 
     @property
     def running(self) -> bool:
@@ -314,22 +339,27 @@ def _folders_above(place: Path) -> Iterator[str]:
 
 
 def _start(limits: Limits, without: frozenset[Part], module: str, arguments: Sequence[str]) -> Iterator[str]:
+    uid = random.choice(USERS) if os.geteuid() == 0 and Part.UNPRIVILEGED not in without else 0
+    yield from (os.path.realpath(sys.executable), "-I", "-S", "-B", "-X", "utf8")
+    yield f"{INSIDE}/start.py"
+    yield LIBRARY
+    yield ",".join(f"{name}={value}" for name, value in _resource_limits(limits, without).items())
+    yield from (str(uid), module, *arguments)
+
+
+def _resource_limits(limits: Limits, without: frozenset[Part]) -> dict[str, int]:
+    """By the kernel's names, without `RLIMIT_`."""
     wanted = {
         Part.MEMORY: {"DATA": limits.memory_bytes},
         Part.CPU_TIME: {"CPU": limits.cpu_s},
         Part.PROCESS_COUNT: {"NPROC": limits.processes},
         Part.DISK: {"FSIZE": limits.disk_bytes, "NOFILE": 256},
     }
-    set_here = {"CORE": 0, "MSGQUEUE": 0}
+    found = {"CORE": 0, "MSGQUEUE": 0}
     for part, values in wanted.items():
         if part not in without:
-            set_here |= values
-    uid = random.choice(USERS) if os.geteuid() == 0 and Part.UNPRIVILEGED not in without else 0
-    yield from (os.path.realpath(sys.executable), "-I", "-S", "-B", "-X", "utf8")
-    yield f"{INSIDE}/start.py"
-    yield LIBRARY
-    yield ",".join(f"{name}={value}" for name, value in set_here.items())
-    yield from (str(uid), module, *arguments)
+            found |= values
+    return found
 
 
 @contextlib.contextmanager

@@ -63,6 +63,8 @@ DEEDS: dict[str, Callable[..., Any]] = {
     "getattr": getattr,
     "setattr": setattr,
     "delattr": delattr,
+    "repr": repr,
+    "str": str,
     "len": len,
     "getitem": getitem,
     "setitem": operator.setitem,
