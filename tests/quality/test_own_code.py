@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -234,3 +235,28 @@ def test_equal_models_are_rarely_told_apart_however_often_one_looks() -> None:
             judge.writes = False
         wrong += own_code([opener(judge) for judge in judges], chosen, budget=Budget()).ended is Ended.CLEAR
     assert wrong <= 8  # of 100 at 95 %
+
+
+def test_one_after_another_they_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+
+    class Timed(Judge):
+        def __init__(self, name: str, takes_s: float) -> None:
+            super().__init__(name, 1.0)
+            self.takes_s = takes_s
+
+        def bits(self, text: str) -> tuple[float, int]:
+            nonlocal now_s
+            now_s += self.takes_s
+            return super().bits(text)
+
+    monkeypatch.setattr("weigh.quality.own_code.time", SimpleNamespace(monotonic=lambda: now_s))
+    found = measured(
+        Timed("quick", 1.0), Timed("slow", 5.0), budget=Budget(seconds=100), together=False, files=80
+    )
+    assert found.ended is Ended.BUDGET
+    assert [len(model.answers) for model in found.models] == [50, 10]
+    assert found.took_s == 100
+    pair = found.pair(1, 0, Quantity.BITS_PER_BYTE)
+    assert pair is not None
+    assert pair.files == 10

@@ -93,10 +93,9 @@ class OwnCode:
 
     def pair(self, first: int, second: int, quantity: Quantity) -> Pair | None:
         """The comparison of two models, whichever way round."""
-        found = (
-            {one.first, one.second} == {first, second} and one.quantity is quantity for one in self.pairs
-        )
-        return next((one for one, hit in zip(self.pairs, found, strict=True) if hit), None)
+        both = {first, second}
+        found = (one for one in self.pairs if one.quantity is quantity and {one.first, one.second} == both)
+        return next(found, None)
 
 
 @dataclass
@@ -148,7 +147,7 @@ def own_code(
 
     Args:
         together: all models are held at once and take turns, so that it can end when their order is clear;
-            else they come one after another, on the excerpts that the first had time for.
+            else they come one after another, and are compared on the excerpts that all had time for.
 
     Raises:
         WeighError: a model does not load, or fails before there is anything to show.
@@ -184,21 +183,20 @@ def _in_turns(run: _Run, openers: Sequence[Opener]) -> Ended:
 
 
 def _one_by_one(run: _Run, openers: Sequence[Opener]) -> Ended:
-    share_s = run.budget.seconds / len(openers)
+    """The time left is shared out evenly; later models read no more than those before them did."""
     ended = Ended.ALL_READ
     visits = list(_visits(run.chosen, run.seed))
-    for number, opener in enumerate(openers):
+    for number, (opener, own) in enumerate(zip(openers, run.answers, strict=True)):
+        until_s = run.took_s + (run.budget.seconds - run.took_s) / (len(openers) - number)
         with opener() as judge:
-            own, started_s = run.answers[number], time.monotonic()
             for count, visit in enumerate(visits, start=1):
                 run.tell(f"{judge.name}, excerpt {count} of {len(visits)}")
                 own.append(_answer(judge, visit))
                 read_bytes = sum(answer.text_bytes for answer in own)
-                spent = time.monotonic() - started_s >= share_s or read_bytes >= run.budget.text_bytes
-                if number == 0 and spent:
+                if run.took_s >= until_s or read_bytes >= run.budget.text_bytes:
                     ended = Ended.BUDGET
                     break
-        visits = visits[: len(run.answers[0])]
+        visits = visits[: len(own)]
     return ended
 
 
