@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
@@ -107,7 +107,7 @@ class _Run:
     answers: list[list[Answer]]
     names: list[str]
     any_time: bool  # whether it may be stopped by what it shows
-    started_s: float = field(default_factory=time.monotonic)
+    started_s: float
 
     @property
     def took_s(self) -> float:
@@ -153,7 +153,8 @@ def own_code(
         WeighError: a model does not load, or fails before there is anything to show.
     """
     names = [name for name, _ in openers]
-    run = _Run(chosen, seed, budget, progress, [[] for _ in openers], names, any_time=together)
+    answers: list[list[Answer]] = [[] for _ in openers]
+    run = _Run(chosen, seed, budget, progress, answers, names, any_time=together, started_s=time.monotonic())
     measure = _in_turns if together else _one_by_one
     try:
         return run.result(measure(run, [opener for _, opener in openers]))
