@@ -132,7 +132,7 @@ class LlamaCompletion:
         self._api = Endpoint(url)
         self._context_tokens = context_tokens
         self._letter = self._tokens("a")
-        self._begin = self._tokens("a", begin=True)[: -len(self._letter)]
+        self._begin = self._beginning()
         self.joins_newlines = self._joins_newlines()
         self.fim = fim or self._named_fim()
 
@@ -159,6 +159,12 @@ class LlamaCompletion:
         behind = self._after(after)[: room // SUFFIX_SHARE]
         ahead = self._last(self._tokens(before), LINE_TOKENS + len(behind))
         return self._written([*self._begin, *self.fim.prompt(ahead, behind)], "")
+
+    def _beginning(self) -> list[int]:
+        """What the model wants before a text."""
+        whole, known = self._tokens("a", begin=True), len(self._letter)
+        places = (at for at in range(len(whole)) if whole[at : at + known] == self._letter)
+        return whole[: next(places, 0)]
 
     def _room(self, taken: int) -> int:
         """Tokens left for a prompt beside `taken`, the beginning and three marks."""
