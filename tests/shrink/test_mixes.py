@@ -51,19 +51,47 @@ def test_every_mix_of_the_front_is_the_best_of_its_size() -> None:
         assert [m.loss for m in mixes] == sorted((m.loss for m in mixes), reverse=True)
 
 
-def test_a_budget_is_kept_and_used() -> None:
-    """Between two mixes of the front the best one is not found always, but never one worse than the smaller."""
-    for seed in range(20):
-        options = drawn(6, seed)
+def test_a_budget_is_kept_and_used_as_well_as_it_can_be() -> None:
+    """Against all 1,024 mixes of five tensors; a grain is one byte here."""
+    for seed in range(10):
+        options = drawn(5, seed)
         front = Front(options)
+        everything = [
+            (sum(o.bytes for o in chosen), sum(o.loss for o in chosen))
+            for chosen in itertools.product(*options.values())
+        ]
         for budget in range(front.mix(0).bytes, front.mix(len(front) - 1).bytes + 1, 7):
             found = front.within(budget)
             assert found is not None
             assert found.bytes <= budget
-            number = max(n for n in range(len(front)) if front.mix(n).bytes <= budget)
-            assert found.loss <= front.mix(number).loss + 1e-12
+            assert found.loss <= min(loss for size, loss in everything if size <= budget) + 1e-12
+
+
+def test_coarse_grains_lose_nothing_against_the_steps() -> None:
+    options = {
+        name: [Option(o.type, o.bytes * 100_003, o.loss) for o in each] for name, each in drawn(40, 3).items()
+    }
+    front = Front(options)
+    for number in range(0, len(front) - 1, 5):
+        budget = (front.mix(number).bytes + front.mix(number + 1).bytes) // 2
+        found = front.within(budget)
+        assert found is not None
+        assert found.bytes <= budget
+        assert found.loss <= front.mix(number).loss
 
 
 def test_nothing_is_smaller_than_the_smallest() -> None:
     front = Front(drawn(3, 0))
     assert front.within(front.mix(0).bytes - 1) is None
+
+
+def test_mixes_between_those_of_the_front_are_smaller_than_the_next_and_lose_less_than_the_last() -> None:
+    for seed in range(20):
+        front = Front(drawn(5, seed))
+        fine = front.fine()
+        assert [m.bytes for m in fine] == sorted({m.bytes for m in fine})
+        assert [m.loss for m in fine] == sorted({m.loss for m in fine}, reverse=True)
+        assert fine[0] == front.mix(0)
+        assert fine[-1].loss == front.mix(len(front) - 1).loss
+        assert {front.mix(n).loss for n in range(len(front))} <= {m.loss for m in fine}
+    assert any(len(Front(drawn(5, seed)).fine()) > len(Front(drawn(5, seed))) for seed in range(20))

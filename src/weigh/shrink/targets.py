@@ -286,13 +286,13 @@ def by_loss(job: Job, most_nats: float) -> Shrunk:
         BadInput: no mix that was tried stays within it; also as `front`.
     """
     with reference(job) as source:
-        mixes = front(job, source)
+        mixes = front(job, source).fine()
         with _folder(job.out) as folder:
             best: Shrunk | None = None
             low, high = 0, len(mixes) - 1  # where the smallest lies
             guess = _first_within(mixes, most_nats)
             for tries in range(1, _MOST_TRIES + 1):
-                made = _try(job, mixes.mix(guess), f"mix within {most_nats:g} nats", folder, source)
+                made = _try(job, mixes[guess], f"mix within {most_nats:g} nats", folder, source)
                 assert made.divergence is not None
                 nats = made.divergence.kl.value
                 worse = made if nats > most_nats else best
@@ -304,7 +304,7 @@ def by_loss(job: Job, most_nats: float) -> Shrunk:
                     worse.path.unlink()
                 if low > high:
                     break
-                scaled = _first_within(mixes, most_nats * mixes.mix(guess).loss / max(nats, _LEAST_NATS))
+                scaled = _first_within(mixes, most_nats * mixes[guess].loss / max(nats, _LEAST_NATS))
                 guess = min(high, max(low, scaled if tries < 3 else (low + high) // 2))
             if best is None:
                 raise BadInput(
@@ -315,9 +315,9 @@ def by_loss(job: Job, most_nats: float) -> Shrunk:
             return replace(best, path=job.out)
 
 
-def _first_within(mixes: Front, most_nats: float) -> int:
+def _first_within(mixes: Sequence[Mix], most_nats: float) -> int:
     """The smallest mix whose expected loss is at most that; expected losses fall from mix to mix."""
-    return bisect_left(range(len(mixes)), -most_nats, key=lambda number: -mixes.mix(number).loss)
+    return bisect_left(mixes, -most_nats, key=lambda mix: -mix.loss)
 
 
 def _try(job: Job, mix: Mix, name: str, folder: Path, source: Path) -> Shrunk:
