@@ -164,7 +164,7 @@ def both(
             threads=1,
             reference=read_gguf(reference),
         ) as scorer:
-            made = divergence(list(compared(scorer, llama_windows(scorer, texts))))
+            made = divergence([compared(scorer, window) for window in llama_windows(scorer, texts)])
         for name, ours_of, pattern, digit, counts in FIGURES:
             yield Row(model.stem, name, ours_of(made), said(out, pattern), digit, counts)
 

@@ -54,8 +54,7 @@ def test_a_real_pair_diverges_as_llama_perplexity_says(tmp_path: Path) -> None:
     """`llama-perplexity --kl-divergence` of build 11669 (Debian), run on these very files and this text."""
     reference, candidate = synthetic(tmp_path / "f16.gguf"), synthetic(tmp_path / "q8.gguf", GgmlType.Q8_0)
     with opened(candidate, reference) as scorer:
-        windows = llama_windows(scorer, texts(ENGLISH))
-        found = divergence(list(compared(scorer, windows)))
+        found = divergence([compared(scorer, window) for window in llama_windows(scorer, texts(ENGLISH))])
     assert found.reference_perplexity == pytest.approx(1194.980920, rel=5e-3)
     assert found.perplexity == pytest.approx(1109.908327, rel=5e-3)
     assert found.kl.value == pytest.approx(0.127157, rel=5e-3)

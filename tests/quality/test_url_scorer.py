@@ -31,7 +31,7 @@ class StandIn:
         if path == "/tokenize" and self.tokenizes:
             added = [self.bos] if self.bos is not None and body["add_special_tokens"] else []
             return {"tokens": [*added, *body["prompt"].encode()]}
-        if path == "/v1/completions":
+        if path == "/v1/completions" and len(body["prompt"]) + body["max_tokens"] <= 64:
             self.asked.append(body)
             tokens = [*(body["prompt"] if self.echoes else []), 0]
             return {"choices": [{"text": "", "logprobs": self._logprobs(tokens)}]}
@@ -79,13 +79,13 @@ def server() -> Iterator[tuple[str, StandIn]]:
 def test_every_byte_of_a_text_is_scored_within_the_servers_context(server: tuple[str, StandIn]) -> None:
     url, model = server
     with UrlScorer(url) as scorer:
-        assert (scorer.model, scorer.start, scorer.adds_bos, scorer.context_tokens) == ("m", BOS, True, 63)
+        assert (scorer.model, scorer.start, scorer.adds_bos, scorer.context_tokens) == ("m", BOS, True, 62)
         found = score_text(scorer, Text("t", 0, "eels " * 40))
     assert found.tokens == found.text_bytes == 200
     assert found.top_tokens == 80
     assert found.bits == pytest.approx(80 + 120 * (1 + math.log2(255)))
     assert len(found.pieces) == 1  # where tokens end it does not say
-    assert all(len(one["prompt"]) + one["max_tokens"] <= 65 for one in model.asked)
+    assert max(len(one["prompt"]) for one in model.asked) == 63  # and one is written
     assert all(one["prompt"][0] == BOS for one in model.asked)
 
 

@@ -150,12 +150,14 @@ def _run_llama(
 ) -> int:
     from weigh.cli.render import ProgressLine, print_json
     from weigh.quality.text import read_texts
-    from weigh.quality.text_models import llama_perplexities
+    from weigh.quality.text_models import on_llama_windows
 
     texts = read_texts(asked.place)
     named = [_model(model, asked) for model in models]
     with closing(ProgressLine(f"Reading {asked.place.name or asked.place}")) as progress:
-        found = llama_perplexities(named, texts, threads=threads, limits=limits, progress=progress)
+        found = on_llama_windows(
+            named, texts, threads=threads, limits=limits, most_s=_most_s(asked), progress=progress
+        )
     if as_json:
         from weigh.cli.quality_text_document import perplexity_document
 
@@ -164,6 +166,8 @@ def _run_llama(
         from weigh.cli.screens.quality_text import show_perplexities
 
         show_perplexities(found)
+    if found.error is not None:
+        raise found.error
     return 0
 
 

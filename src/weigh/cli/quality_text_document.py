@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weigh.figure import Figure
     from weigh.quality.clustered import Ratio
-    from weigh.quality.text_models import Diverged, DivergenceRun
+    from weigh.quality.text_models import Diverged, DivergenceRun, PerplexityRun
     from weigh.quality.text_run import Candidate, Pair, TextRun
 
 Document = dict[str, Any]
@@ -59,8 +58,20 @@ def _pair(pair: Pair, found: TextRun) -> Document:
     }
 
 
-def perplexity_document(found: Sequence[tuple[str, Figure]]) -> Document:
-    return {"models": [{"model": name, "perplexity": _figure(figure)} for name, figure in found]}
+def perplexity_document(found: PerplexityRun) -> Document:
+    return {
+        "text_bytes": found.text_bytes,
+        "models": [
+            {
+                "model": one.name,
+                "perplexity": _figure(one.perplexity),
+                "windows": one.windows,
+                "windows_planned": one.planned,
+            }
+            for one in found.perplexed
+        ],
+        "ended": str(found.ended),
+    }
 
 
 def divergence_document(found: DivergenceRun) -> Document:

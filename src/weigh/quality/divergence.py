@@ -10,7 +10,7 @@ Intervals are of the windows, since tokens of one window are alike; the tool's o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,14 +56,9 @@ class Divergence:
     windows: int
 
 
-def compared(scorer: ChildScorer, windows: Sequence[Sequence[int]]) -> Iterator[Comparison]:
-    """Each window (`text.llama_windows`) by the scorer's two models, the second half judged.
-
-    Raises:
-        EngineError: as the scorer.
-    """
-    for window in windows:
-        yield scorer.compare(window, len(window) // 2 + 1)
+def compared(scorer: ChildScorer, window: Sequence[int]) -> Comparison:
+    """The second half of a window (`text.llama_windows`) by the scorer's two models."""
+    return scorer.compare(window, len(window) // 2 + 1)
 
 
 def divergence(found: Sequence[Comparison]) -> Divergence:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from weigh.quality.scorer import Scorer
+    from weigh.quality.scorer import Scorer, Scores
 
 WINDOW_TOKENS = 2048  # of bits per byte; what most code is written within, and affordable
 LLAMA_WINDOW_TOKENS = 512  # llama-perplexity's default
@@ -305,24 +305,26 @@ def llama_windows(scorer: Scorer, texts: Texts, window_tokens: int = LLAMA_WINDO
     return [[*beginning, *window[len(beginning) :]] for window in cut]
 
 
-def llama_perplexity(
-    scorer: Scorer,
-    texts: Texts,
-    *,
-    window_tokens: int = LLAMA_WINDOW_TOKENS,
-    done: Callable[[float], None] | None = None,
-) -> Figure:
-    """Perplexity as llama-perplexity defines it, with the 80 % interval of its windows.
+def judged_half(scorer: Scorer, window: Sequence[int]) -> Scores:
+    """The second half of a window of `llama_windows`."""
+    return scorer.score(window, len(window) // 2 + 1)
+
+
+def windows_perplexity(found: Sequence[Scores]) -> Figure:
+    """Perplexity over the judged halves of windows, with the 80 % interval of the windows.
+
+    Raises:
+        ValueError: there are none.
+    """
+    return _perplexity(
+        ratio([-float(one.log_probs.sum()) for one in found], [len(one.log_probs) for one in found])
+    )
+
+
+def llama_perplexity(scorer: Scorer, texts: Texts) -> Figure:
+    """Perplexity as llama-perplexity defines it.
 
     Raises:
         BadInput: as `llama_windows`. EngineError: as the scorer.
     """
-    nats, counts = [], []
-    cut = llama_windows(scorer, texts, window_tokens)
-    for number, window in enumerate(cut, 1):
-        found = scorer.score(window, window_tokens // 2 + 1)
-        nats.append(-float(found.log_probs.sum()))
-        counts.append(float(len(found.log_probs)))
-        if done is not None:
-            done(number / len(cut))
-    return _perplexity(ratio(nats, counts))
+    return windows_perplexity([judged_half(scorer, window) for window in llama_windows(scorer, texts)])

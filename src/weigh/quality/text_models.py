@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from weigh.engines.engine import Limits
 from weigh.errors import BadInput, WeighError
 from weigh.quality.divergence import Divergence, compared, divergence
-from weigh.quality.scorer import Comparison, Scorer, open_scorer
-from weigh.quality.text import LLAMA_WINDOW_TOKENS, WINDOW_TOKENS, Texts, llama_perplexity, llama_windows
-from weigh.quality.text_run import Candidate, Clock, Ended, Progress, TextRun, run_texts
+from weigh.quality.scorer import Scorer, open_scorer
+from weigh.quality.text import (
+    LLAMA_WINDOW_TOKENS,
+    WINDOW_TOKENS,
+    Texts,
+    judged_half,
+    llama_windows,
+    windows_perplexity,
+)
+from weigh.quality.text_run import SEED, Candidate, Clock, Ended, Progress, TextRun, run_texts
 from weigh.quality.url_scorer import UrlScorer
 
 if TYPE_CHECKING:
     from weigh.figure import Figure
     from weigh.model.spec import ModelSpec
 
+S = TypeVar("S", bound=Scorer)
+T = TypeVar("T")
 _HELD = 1.2  # of a file's bytes: repacked weights replace mapped ones, and caches and logits come on top
 _FLOAT32_BYTES = 4
 
@@ -52,6 +62,35 @@ class DivergenceRun:
     error: BaseException | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Perplexed:
+    """A model's perplexity on `windows` of those `planned`."""
+
+    name: str
+    perplexity: Figure
+    windows: int
+    planned: int
+
+
+@dataclass(frozen=True, slots=True)
+class PerplexityRun:
+    """What came of it. `error` is what ended it early, to be raised when this is shown."""
+
+    perplexed: tuple[Perplexed, ...]
+    text_bytes: int
+    ended: Ended
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read(Generic[T]):
+    """What a model made of `found` of the `planned` windows, drawn at random."""
+
+    name: str
+    found: list[T]
+    planned: int
+
+
 def on_text(
     models: Sequence[ModelSpec | Server],
     texts: Texts,
@@ -82,25 +121,29 @@ def on_text(
     )
 
 
-def llama_perplexities(
+def on_llama_windows(
     models: Sequence[ModelSpec | Server],
     texts: Texts,
     *,
     threads: int | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    most_s: float | None = None,
     progress: Progress | None = None,
-) -> list[tuple[str, Figure]]:
-    """Perplexity of each model as llama-perplexity defines it.
+) -> PerplexityRun:
+    """Perplexity of each model as llama-perplexity defines it; broken off as `against` is.
 
     Raises:
-        BadInput, EngineError: as the scorers; the text is too short.
+        BadInput, EngineError: as the scorers and `llama_windows`, before anything was read.
     """
-    found = []
-    for number, (name, model) in enumerate(zip(names(models), models, strict=True)):
-        with _opened(model, LLAMA_WINDOW_TOKENS, threads, limits) as scorer:
-            done = progress and partial(_share, progress, name, number, len(models))
-            found.append((name, llama_perplexity(scorer, texts, done=done)))
-    return found
+    openers = [
+        (name, partial(_opened, model, LLAMA_WINDOW_TOKENS, threads, limits))
+        for name, model in zip(names(models), models, strict=True)
+    ]
+    reads, ended, error = _read(openers, judged_half, texts, most_s, progress)
+    found = [
+        Perplexed(read.name, windows_perplexity(read.found), len(read.found), read.planned) for read in reads
+    ]
+    return PerplexityRun(tuple(found), texts.bytes, ended, error)
 
 
 def against(
@@ -113,34 +156,58 @@ def against(
     most_s: float | None = None,
     progress: Progress | None = None,
 ) -> DivergenceRun:
-    """Divergence of each model from the reference; Ctrl-C and the end of `most_s` keep what was read.
+    """Divergence of each model from the reference.
+
+    Windows are read in random order, so that those read stand for all when it is broken off. Ctrl-C and the end of
+    `most_s`, which is shared out evenly, keep what was read.
 
     Raises:
         BadInput: a server, whose distributions are not to be had; as `open_scorer` and `llama_windows`.
         EngineError: as the scorer, before anything was compared.
     """
     reference_name, *candidates = names([reference, *models])
-    clock = Clock(most_s)
-    made: list[Diverged] = []
-    ended, caught = Ended.ALL_READ, None
-    for number, (name, model) in enumerate(zip(candidates, models, strict=True)):
-        found: list[Comparison] = []
-        planned = 0
-        share = clock.share(len(models) - number)
-        try:
-            with open_scorer(
+    openers = [
+        (
+            name,
+            partial(
+                open_scorer,
                 _file(model),
                 context_tokens=LLAMA_WINDOW_TOKENS,
                 limits=limits,
                 threads=threads,
                 reference=_file(reference),
-            ) as scorer:
+            ),
+        )
+        for name, model in zip(candidates, models, strict=True)
+    ]
+    reads, ended, error = _read(openers, compared, texts, most_s, progress)
+    found = [Diverged(read.name, divergence(read.found), read.planned) for read in reads]
+    return DivergenceRun(reference_name, tuple(found), texts.bytes, ended, error)
+
+
+def _read(
+    openers: Sequence[tuple[str, Callable[[], S]]],
+    judge: Callable[[S, list[int]], T],
+    texts: Texts,
+    most_s: float | None,
+    progress: Progress | None,
+) -> tuple[list[_Read[T]], Ended, BaseException | None]:
+    """One model after another, so that only one is held."""
+    clock = Clock(most_s)
+    made: list[_Read[T]] = []
+    ended, caught = Ended.ALL_READ, None
+    for number, (name, opener) in enumerate(openers):
+        found: list[T] = []
+        planned = 0
+        share = clock.share(len(openers) - number)
+        try:
+            with opener() as scorer:
                 windows = llama_windows(scorer, texts)
                 planned = len(windows)
-                for one in compared(scorer, windows):
-                    found.append(one)
+                for window in random.Random(SEED).sample(windows, planned):
+                    found.append(judge(scorer, window))
                     if progress is not None:
-                        _share(progress, name, number, len(models), len(found) / planned)
+                        progress(name, (number + len(found) / planned) / len(openers))
                     if share.is_up():
                         break
         except (KeyboardInterrupt, WeighError) as error:
@@ -149,12 +216,12 @@ def against(
             ended = Ended.INTERRUPTED if isinstance(error, KeyboardInterrupt) else Ended.FAILED
             caught = error
         if found:
-            made.append(Diverged(name, divergence(found), planned))
+            made.append(_Read(name, found, planned))
         if caught is not None:
             break
         if len(found) < planned:
             ended = Ended.TIME_UP
-    return DivergenceRun(reference_name, tuple(made), texts.bytes, ended, caught)
+    return made, ended, caught
 
 
 def names(models: Sequence[ModelSpec | Server]) -> list[str]:
@@ -190,7 +257,3 @@ def _held_bytes(model: ModelSpec | Server) -> float:
     if model.format == "gguf":
         return (model.file_bytes or 0) * _HELD
     return model.parameters * _FLOAT32_BYTES * _HELD
-
-
-def _share(progress: Progress, name: str, number: int, count: int, done: float) -> None:
-    progress(name, (number + done) / count)

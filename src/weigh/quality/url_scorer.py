@@ -47,12 +47,17 @@ class UrlScorer:
         self.name = self._served.version
         self.model = self._served.model
         known = self._served.context_tokens
-        self.context_tokens = _CONTEXT_TOKENS if known is None else max(2, known - 1)  # one is written
+        self.context_tokens = (
+            _CONTEXT_TOKENS if known is None else max(1, known - 2)
+        )  # the last, and one that is written
         plain, whole = self._token_ids(_PROBE, special=False), self._token_ids(_PROBE, special=True)
         self.adds_bos = whole[1:] == plain
         self.start = whole[0] if self.adds_bos else self._token_ids("\n", special=False)[0]
         self.vocab = 0  # not told, and with a start token not needed
-        self.score(whole, 1)
+        try:
+            self.score(whole, 1)
+        except Refused as error:
+            raise self._gives_none(f" ({error.message})") from None
 
     def tokenize(self, text: str) -> TokenizedText:
         """By the server's own tokenizer; where each token ends it does not say.
@@ -87,7 +92,7 @@ class UrlScorer:
 
         Raises:
             NotSupported: the answer holds no log-probabilities of the prompt.
-            EngineError: the server failed.
+            Refused, EngineError: the server says no, or failed.
         """
         import numpy as np
 
@@ -99,10 +104,7 @@ class UrlScorer:
             "echo": True,
             "logprobs": 1,
         }
-        try:
-            answer = self._served.endpoint.post(self._base + COMPLETIONS, body)
-        except Refused as error:
-            raise self._gives_none(f" ({error.message})") from None
+        answer = self._served.endpoint.post(self._base + COMPLETIONS, body)
         logprobs, likeliest = _of_prompt(answer, len(tokens))
         if logprobs is None:
             raise self._gives_none("")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from weigh import units
@@ -13,7 +12,7 @@ from weigh.quality.text_run import Ended
 if TYPE_CHECKING:
     from weigh.figure import Figure
     from weigh.quality.clustered import Ratio
-    from weigh.quality.text_models import DivergenceRun
+    from weigh.quality.text_models import DivergenceRun, PerplexityRun
     from weigh.quality.text_run import Pair, TextRun
 
 _ENDED = {
@@ -79,12 +78,14 @@ def _less(found: Ratio, sign: int) -> str:
     return f"{-sign * found.value:.3f} ({said}) bits per byte less"
 
 
-def show_perplexities(found: Sequence[tuple[str, Figure]]) -> None:
+def show_perplexities(found: PerplexityRun) -> None:
     rows = Grid(("model", "perplexity"), right=("perplexity",))
-    for name, figure in found:
-        rows.add(name, between(figure, "{:.4f}"))
+    for one in found.perplexed:
+        rows.add(one.name, between(one.perplexity, "{:.4f}"))
     rows.note = "as llama-perplexity: windows of 512 tokens, the second half judged; intervals of the windows"
     show(rows)
+    read, planned = min((one.windows, one.planned) for one in found.perplexed)
+    show(f"\n{read:,} of {planned:,} windows: {_ENDED[found.ended]}")
 
 
 def show_divergence(found: DivergenceRun) -> None:
