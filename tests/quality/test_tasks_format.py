@@ -224,6 +224,11 @@ def test_lines():
     assert "no list" in compare(expected, "a and b").why
 
 
+def test_a_careless_escape_is_python_all_the_same():
+    assert extract.is_python('x = "\\d"')
+    assert not extract.is_python("x =")
+
+
 # --- gaps ----------------------------------------------------------------------------------------------
 
 GAP = Task(

@@ -306,9 +306,10 @@ def _walls(limits: Limits, without: frozenset[Part], as_file: Any) -> list[str]:
     for folder in ("/dev/shm", "/tmp", WORK):
         command += ("--perms", "1777", *size, "--tmpfs", folder)
     command += _folders_above(Path(INSIDE, "start.py"))
-    for name in ("start", "wire", "answer_side", "test_side", "unit_side", "probe"):
-        source = resources.files(f"{__package__}.inside").joinpath(f"{name}.py").read_bytes()
-        command += ("--perms", "0444", "--file", as_file(source), f"{INSIDE}/{name}.py")
+    for source in resources.files(f"{__package__}.inside").iterdir():
+        if source.name.endswith(".py"):
+            place = f"{INSIDE}/{source.name}"
+            command += ("--perms", "0444", "--file", as_file(source.read_bytes()), place)
     return command
 
 

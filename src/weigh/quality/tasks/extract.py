@@ -6,6 +6,8 @@ import ast
 import json
 import re
 import textwrap
+import threading
+import warnings
 from typing import Any
 
 _FENCE = re.compile(
@@ -16,6 +18,7 @@ _ANSWER = re.compile(
 )
 _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,_ ]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?%?")
+_PARSING = threading.Lock()
 MOST_OBJECTS = 1000  # places in a reply at which an object is looked for
 
 
@@ -67,7 +70,9 @@ def _names(language: str) -> tuple[str, ...]:
 
 def is_python(text: str) -> bool:
     try:
-        ast.parse(text)
+        with _PARSING, warnings.catch_warnings():  # which changes the filters of the whole process
+            warnings.simplefilter("ignore")  # "\\d" in a plain string is the model's affair
+            ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from weigh.quality.sandbox.inside import wire
+from weigh.quality.sandbox.inside.plain import MUTABLE
 
 
 def enter(context: Any) -> Any:
@@ -29,7 +30,7 @@ def leave(context: Any, said: str | None) -> Any:
 def getitem(value: Any, key: Any) -> Any:
     """What is kept here stays here with all that is in it."""
     entry = value[key]
-    kept = type(value) in (list, dict, tuple) and isinstance(entry, wire.MUTABLE)
+    kept = type(value) in (list, dict, tuple) and isinstance(entry, MUTABLE)
     return wire.AsHandle(entry) if kept else entry
 
 

@@ -15,16 +15,15 @@ import sys
 import threading
 from collections import namedtuple
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from enum import Enum
-from fractions import Fraction
-from pathlib import Path, PurePath
 from typing import Any
+
+from weigh.quality.sandbox.inside.plain import COLLECTIONS, MUTABLE, SCALARS, restore
 
 MOST_BYTES = 8 << 20  # of one message
 TESTS = "tests"  # name of the module of hidden tests
 PLAIN_INT = 1 << 62
+ENDS_LOOPS = (StopIteration, StopAsyncIteration, GeneratorExit)
 
 
 class Gone(BaseException):
@@ -380,56 +379,3 @@ class Peer:
         except Exception as problem:
             raise Gone(f"it sent an exception that cannot be read: {problem!r}") from problem
         return error
-
-
-ENDS_LOOPS = (StopIteration, StopAsyncIteration, GeneratorExit)
-MUTABLE = (list, dict, set)
-
-
-def restore(value: Any, changed: Any) -> None:
-    """Give a list, dict or set the contents `changed`, keeping the containers in it that are still there."""
-    if type(value) is not type(changed) or not isinstance(value, MUTABLE):
-        return
-    if isinstance(value, list):
-        same = len(value) == len(changed)
-        value[:] = [_restored(*pair) for pair in zip(value, changed, strict=True)] if same else changed
-    elif isinstance(value, dict):
-        merged = {key: _restored(value.get(key), entry) for key, entry in changed.items()}
-        value.clear()
-        value.update(merged)
-    else:
-        value.clear()
-        value.update(changed)
-
-
-def _restored(value: Any, changed: Any) -> Any:
-    if type(value) is not type(changed) or not isinstance(value, MUTABLE):
-        return changed
-    restore(value, changed)
-    return value
-
-
-COLLECTIONS: dict[str, Callable[[Any], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
-# name, class, to JSON, from JSON; datetime before date, which it is a subclass of
-SCALARS: tuple[tuple[str, Any, Callable[[Any], Any], Callable[[Any], Any]], ...] = (
-    ("bytes", bytes | bytearray, lambda v: bytes(v).hex(), bytes.fromhex),
-    ("complex", complex, lambda v: [repr(v.real), repr(v.imag)], lambda v: complex(float(v[0]), float(v[1]))),
-    ("datetime", datetime, datetime.isoformat, datetime.fromisoformat),
-    ("date", date, date.isoformat, date.fromisoformat),
-    ("time", time, time.isoformat, time.fromisoformat),
-    (
-        "timedelta",
-        timedelta,
-        lambda v: [v.days, v.seconds, v.microseconds],
-        lambda v: timedelta(days=v[0], seconds=v[1], microseconds=v[2]),
-    ),
-    ("decimal", Decimal, str, Decimal),
-    (
-        "fraction",
-        Fraction,
-        lambda v: [hex(v.numerator), hex(v.denominator)],
-        lambda v: Fraction(int(v[0], 16), int(v[1], 16)),
-    ),
-    ("path", PurePath, str, Path),
-    ("range", range, lambda v: [v.start, v.stop, v.step], lambda v: range(*v)),
-)
