@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from weigh.engines.engine import Limits
 from weigh.errors import NotSupported
 from weigh.model.gguf import read_gguf
 from weigh.quality.scorer import ChildScorer, open_scorer
-from weigh.shrink import quantize
+from weigh.shrink import ggml, quantize
 from weigh.shrink.convert import CheckpointWeights
 from weigh.shrink.quantize import Plan
 from weigh.shrink.tokenizer import EXPRESSIONS
@@ -144,6 +145,27 @@ def test_the_converted_model_gives_the_same_probabilities(family: str, tmp_path:
     spread = float(np.std(theirs))
     assert spread > 0.5  # else all models would look alike
     assert np.max(np.abs(ours - theirs)) < 0.02 * max(1.0, spread)
+
+
+@pytest.mark.parametrize("family", ["llama, biases, tied", "gemma2"])
+def test_half_precision_is_kept_and_says_the_same(family: str, tmp_path: Path) -> None:
+    found = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        folder = tmp_path / str(dtype)
+        folder.mkdir()
+        model = save(folder, FAMILIES[family](), byte_level(cut_by(QWEN)))
+        model.to(torch.bfloat16).to(dtype).save_pretrained(folder)
+        weights = CheckpointWeights(folder)
+        found[dtype] = {
+            tensor.name: ggml.dequantize(weights.rows(tensor, 0, prod(tensor.shape[1:])), tensor.type)
+            for tensor in weights.tensors
+        }
+        kept = {tensor.type.name for tensor in weights.tensors if len(tensor.shape) > 1}
+        assert kept == {"BF16" if dtype is torch.bfloat16 else "F32"}
+        assert all(t.type.name == "F32" for t in weights.tensors if len(t.shape) == 1)
+    one, other = found.values()
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 CUTS: dict[str, Callable[[], Any]] = {

@@ -13,7 +13,7 @@ from weigh.model.ggml_types import GgmlType
 from weigh.model.gguf_encoding import NewTensor
 from weigh.quality.text import Text, Texts
 from weigh.shrink import ggml, quantize, targets
-from weigh.shrink.gguf_file import GgufWeights
+from weigh.shrink.gguf_file import GgufWeights, value_of
 from weigh.shrink.quantize import Plan
 from weigh.shrink.sensitivity import Sensitivity, WorkingCopy, grouped, measure, relative_error
 from weigh.shrink.targets import Job
@@ -47,6 +47,17 @@ def test_a_recipe_is_judged_by_the_engine(job: Job) -> None:
         nats.append(made.divergence.kl.value)
         assert made.bytes == job.out.stat().st_size
     assert 0 < nats[0] < 0.1 * nats[1] < 0.1 * nats[2]
+    assert left_over(job) == ["made.gguf", "model.gguf"]
+
+
+def test_a_type_that_needs_a_matrix_is_made_with_one_measured_on_the_text(job: Job) -> None:
+    guided = targets.with_importance(job, "some text")
+    made = targets.to_recipe(guided, "Q2_K_S")
+    assert made.divergence is not None
+    assert made.divergence.kl.value > 0
+    entries = GgufWeights(job.out).entries
+    assert value_of(entries, "quantize.imatrix.dataset") == "some text"
+    assert value_of(entries, "quantize.imatrix.entries_count") == 8  # seven of the layer, and the output
     assert left_over(job) == ["made.gguf", "model.gguf"]
 
 
