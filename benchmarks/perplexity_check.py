@@ -38,6 +38,8 @@ from weigh.synth.gguf import write_gguf
 ROOT = Path(__file__).parents[1]
 AGREE = 0.005
 BEGIN, END = "<!-- perplexity_check -->", "<!-- /perplexity_check -->"
+FINAL = r"Final estimate: PPL = ([\d.]+)"
+TRIES = 3
 RECIPES = ("Q8_0", "Q4_K_M", "Q2_K")
 THREADS = "1"  # of the tool; spinning threads on cores that others use as well take a hundred times as long
 
@@ -71,6 +73,14 @@ class Tools:
         self._folder = folder
         self._before = [str(loader), "--library-path", libraries] if loader else []
         self._environment = os.environ | ({"GGML_BACKEND_PATH": backend} if backend else {})
+
+    def perplexity(self, *arguments: str, says: str) -> str:
+        """What `llama-perplexity` prints; now and then it ends without its last lines, and is run again."""
+        for _ in range(TRIES):
+            out = self.run("llama-perplexity", *arguments, "-t", THREADS)
+            if re.search(says, out):
+                return out
+        sys.exit(f"llama-perplexity says nothing like `{says}`: {out.strip().splitlines()[-1]}")
 
     def run(self, program: str, *arguments: str) -> str:
         command = [*self._before, str(self._folder / program), *arguments]
@@ -139,24 +149,16 @@ def both(
     logits = folder / "logits"
     for model in (reference, *candidates):
         keep = ("--kl-divergence-base", str(logits)) if model == reference and candidates else ()
-        out = tools.run("llama-perplexity", "-m", str(model), "-f", str(text), "-t", THREADS, *keep)
+        out = tools.perplexity("-m", str(model), "-f", str(text), *keep, says=FINAL)
         with open_scorer(
             read_gguf(model), context_tokens=LLAMA_WINDOW_TOKENS, limits=Limits(), threads=1
         ) as scorer:
             ours = llama_perplexity(scorer, texts).value
-        found = said(out, r"Final estimate: PPL = ([\d.]+)")
+        found = said(out, FINAL)
         yield Row(model.stem, "perplexity", ours, found, _PERPLEXITY_DIGIT)
     for model in candidates:
-        out = tools.run(
-            "llama-perplexity",
-            "-m",
-            str(model),
-            "-t",
-            THREADS,
-            "--kl-divergence",
-            "--kl-divergence-base",
-            str(logits),
-        )
+        options = ("--kl-divergence", "--kl-divergence-base", str(logits))
+        out = tools.perplexity("-m", str(model), *options, says="Same top p:")
         with open_scorer(
             read_gguf(model),
             context_tokens=LLAMA_WINDOW_TOKENS,
@@ -201,7 +203,7 @@ FIGURES: tuple[tuple[str, Callable[[Divergence], float], str, float, bool], ...]
 def said(out: str, pattern: str) -> float:
     found = re.search(pattern, out)
     if found is None:
-        sys.exit(f"llama-perplexity says nothing like `{pattern}`: {out.strip().splitlines()[-1]}")
+        sys.exit(f"llama-perplexity says nothing like `{pattern}`")
     return float(found[1])
 
 

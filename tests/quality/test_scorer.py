@@ -20,8 +20,10 @@ from weigh.engines.engine import Limits
 from weigh.errors import BadFile, BadInput, EngineCrashed, EngineTimeout, OutOfMemory
 from weigh.model.catalog import catalog
 from weigh.model.ggml_types import GgmlType
+from weigh.model.gguf_encoding import pair as pair_of
 from weigh.model.resolve import resolve
 from weigh.quality.scorer import ChildScorer, open_scorer
+from weigh.synth import gguf
 from weigh.synth.safetensors import write_checkpoint
 
 VOCAB = 300
@@ -118,6 +120,23 @@ def test_windows_it_cannot_take_are_refused_in_one_line(scorer: ChildScorer) -> 
             scorer.score(tokens, first)
         assert "\n" not in error.value.message
     assert len(scorer.score([5] * 513, 1).log_probs) == 512  # and the process lives on
+
+
+def test_a_beginning_that_the_file_does_not_name_is_not_made_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp would take token 11, which GPT-2's vocabulary had there."""
+    entries = gguf._tokenizer(VOCAB)
+    names = (b"tokenizer.ggml.bos_token_id", b"tokenizer.ggml.eos_token_id")
+    without_bos = (
+        *(one for one in entries if names[0] not in one),
+        pair_of("tokenizer.ggml.add_bos_token", False),
+    )
+    without_both = tuple(one for one in without_bos if names[1] not in one)
+    for kept, start in ((without_bos, VOCAB - 1), (without_both, None)):
+        monkeypatch.setattr(gguf, "_tokenizer", lambda vocab, kept=kept: kept)
+        with opened(synthetic(tmp_path / "m.gguf", vocab=VOCAB)) as scorer:
+            assert (scorer.start, scorer.adds_bos) == (start, False)
 
 
 # --- what goes wrong ---------------------------------------------------------------------------------

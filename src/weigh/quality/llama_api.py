@@ -141,6 +141,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_n_threads_batch": (c_int32, (c_void_p,)),
     "llama_model_get_vocab": (c_void_p, (c_void_p,)),
     "llama_model_n_ctx_train": (c_int32, (c_void_p,)),
+    "llama_model_meta_val_str": (c_int32, (c_void_p, c_char_p, c_char_p, c_size_t)),
     "llama_model_has_encoder": (c_bool, (c_void_p,)),
     "llama_model_is_diffusion": (c_bool, (c_void_p,)),
     "llama_get_memory": (c_void_p, (c_void_p,)),
@@ -278,8 +279,18 @@ class LlamaModel:
 
     @property
     def special(self) -> Special:
-        ids = (getattr(self._lib, f"llama_vocab_{name}")(self._vocab) for name in _SPECIAL)
-        return Special(*(None if token == _NONE else token for token in ids))
+        ids = {name: getattr(self._lib, f"llama_vocab_{name}")(self._vocab) for name in _SPECIAL}
+        # where the file names none, llama.cpp takes GPT-2's and LLaMA's ids, which mean nothing here
+        if not self._says("tokenizer.ggml.bos_token_id") and not self.adds_bos:
+            ids["bos"] = _NONE
+        if not self._says("tokenizer.ggml.eos_token_id"):
+            ids["eos"] = _NONE
+        return Special(*(None if token == _NONE else token for token in ids.values()))
+
+    def _says(self, key: str) -> bool:
+        """Whether the file's metadata has it."""
+        buffer = ctypes.create_string_buffer(64)
+        return bool(self._lib.llama_model_meta_val_str(self._model, key.encode(), buffer, 64) >= 0)
 
     def tokens(self, text: str) -> list[int]:
         """The text's token ids, nothing added; words that look like special tokens are read as plain text."""
