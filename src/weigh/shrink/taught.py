@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weigh.engines.engine import Limits
-from weigh.errors import BadInput, NotSupported
+from weigh.errors import BadInput, NotSupported, WeighError
 from weigh.quality.text import Texts
 from weigh.quality.text_models import Diverged, against, on_text
 from weigh.quality.text_run import Pair, Progress, TextRun
@@ -17,7 +17,7 @@ from weigh.shrink.recipe import Recipe
 
 if TYPE_CHECKING:
     from weigh.model.spec import ModelSpec
-    from weigh.quality.text import TextQuality
+    from weigh.quality.text import Text, TextQuality
     from weigh.shrink.student_files import Student
 
 ARMS = ("distilled", "alone")
@@ -77,6 +77,30 @@ def teach(
     threads: int | None = None,
     progress: Progress,
 ) -> Taught:
+    """As `teach_on`, on one file in eight of `texts`, which is held out of training.
+
+    Raises:
+        NotSupported, BadInput, EngineError, NoSpace, KeyboardInterrupt: as `teach_on`.
+    """
+    _require_torch()
+    from weigh.shrink.training_text import held_out
+
+    train, apart = held_out(texts.texts)
+    held = Texts(tuple(apart), texts.skipped)
+    return teach_on(teacher, train, held, out, recipe, arms=arms, threads=threads, progress=progress)
+
+
+def teach_on(
+    teacher: ModelSpec,
+    train: Sequence[Text],
+    held: Texts,
+    out: Path,
+    recipe: Recipe,
+    *,
+    arms: Sequence[str] = ARMS,
+    threads: int | None = None,
+    progress: Progress,
+) -> Taught:
     """Train the students named by `arms` into `out`, or find them there, and score all on the held-out texts.
 
     Raises:
@@ -86,23 +110,16 @@ def teach(
         KeyboardInterrupt: during training, whose state is kept.
     """
     folder = _folder(teacher)
-    if any(find_spec(name) is None for name in ("torch", "transformers")):
-        raise NotSupported(
-            "training a student takes torch and transformers, which are not installed",
-            hint="pip install 'weigh[transformers]'",
-        )
+    _require_torch()
     from weigh.machine.memory import read_memory
     from weigh.model.resolve import resolve
     from weigh.shrink.distill import distill
     from weigh.shrink.training import use_threads
-    from weigh.shrink.training_text import held_out
 
     if threads is not None:
         use_threads(threads)
-    train, apart = held_out(texts.texts)
     students = distill(folder, train, out, recipe, arms=arms, progress=progress)
     specs = [resolve(str(student.folder)) for student in students]
-    held = Texts(tuple(apart), texts.skipped)
     limits = Limits(memory_bytes=read_memory().available_bytes)
     # students first, so that a pair's difference is the student's from the teacher
     run = on_text(
@@ -130,6 +147,8 @@ def teach(
             diverged, error = list(compared.diverged), compared.error
         except BadInput as refused:  # too little text, or a teacher of short windows: the rest still stands
             why = refused.message
+        except (KeyboardInterrupt, WeighError) as caught:
+            error = caught
     contenders = [
         Contender(name, spec, student, candidate.quality, found)
         for name, spec, student, candidate, found in zip(
@@ -142,6 +161,14 @@ def teach(
         )
     ]
     return Taught(tuple(contenders), recipe, run, len({text.file for text in train}), why, error)
+
+
+def _require_torch() -> None:
+    if any(find_spec(name) is None for name in ("torch", "transformers")):
+        raise NotSupported(
+            "training a student takes torch and transformers, which are not installed",
+            hint="pip install 'weigh[transformers]'",
+        )
 
 
 def _folder(teacher: ModelSpec) -> Path:

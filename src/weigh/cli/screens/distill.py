@@ -35,7 +35,7 @@ def show_taught(found: Taught) -> None:
             "not measured" if one.quality is None else between(one.quality.bits_per_byte, "{:.3f}"),
             *_divergence(one),
         )
-    grid.note = "on text that none was trained on here, with intervals that hold in 8 of 10 cases; divergence from the teacher"
+    grid.note = "on held-out text, with intervals that hold in 8 of 10 cases; divergence is from the teacher"
     show(grid)
     show()
     for first, second in (("distilled", "alone"), ("distilled", "teacher")):
