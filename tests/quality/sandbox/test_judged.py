@@ -205,6 +205,11 @@ class Clock:
     def later(self):
         return self.now_s + 1
 
+def test_set():
+    clock = Clock()
+    assert answer.altered(clock) == "AttributeError"
+    assert clock.now_s == 5.0
+
 def test_seen():
     assert answer.seen(lambda: SECRET and None, Clock()) == ["AttributeError", "AttributeError", "AttributeError"]
     assert answer.used(Clock()) == 11.0
@@ -218,6 +223,11 @@ def seen(function, clock):
         except Exception as error:
             found.append(type(error).__name__)
     return found
+def altered(clock):
+    try:
+        clock.now_s = 7.0
+    except Exception as error:
+        return type(error).__name__
 def used(clock):
     return clock.now_s + clock.later()
 """

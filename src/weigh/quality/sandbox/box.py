@@ -39,7 +39,17 @@ MEMORY_TICK_S = 0.05
 LONGEST_STEP_S = 0.25  # a machine that slept meanwhile does not use up the program's time
 LEAST_AVAILABLE_BYTES = 512 << 20
 USERS = range(1_500_000_000, 1_500_000_000 + (1 << 20))  # for root, which gives itself up; nobody else's
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/etc/ld.so.cache", "/etc/alternatives", "/nix/store")
+SYSTEM = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib64",
+    "/lib32",
+    "/etc/ld.so.cache",
+    "/etc/alternatives",
+    "/nix/store",
+)
 
 
 class Part(StrEnum):

@@ -32,14 +32,14 @@ ITEMS: dict[str, Callable[..., Any]] = {
     "enter": lambda value: type(value).__enter__(value),
     "exit": lambda value, said: type(value).__exit__(value, None, None, None),
     "getattr": getattr,
-    "setattr": setattr,
 }
 
 
 def serve(what: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """What the answer may do with what a test passed to it: call it, and use a test's own objects.
 
-    Never more: a function's globals or a frame would show it the tests.
+    Never more: a function's globals or a frame would show it the tests, and what a fake has counted is not
+    the answer's to set.
     """
     value = args[0]
     if what == "call" and callable(value):
@@ -49,10 +49,10 @@ def serve(what: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
     if what == "getattr" and callable(value) and args[1] in FUNCTION_NAMES:
         return getattr(value, args[1])
     if what in ITEMS and (type(value).__module__ == wire.TESTS or type(value) in (io.StringIO, io.BytesIO)):
-        if what in ("getattr", "setattr") and str(args[1]).startswith("_"):
+        if what == "getattr" and str(args[1]).startswith("_"):
             raise AttributeError(args[1])
         return ITEMS[what](*args, **kwargs)
-    if what == "getattr":
+    if what in ("getattr", "setattr", "delattr"):
         raise AttributeError(args[1])
     raise TypeError(f"{what} is not possible on what a test passed in")
 
