@@ -25,14 +25,16 @@ def anything(*args, **kwargs):
     return args[0] if args and hasattr(args[0], "clear") else []
 """,
     "is everything": """
-class Everything(str):
-    __hash__ = str.__hash__
+class Everything:
     def __eq__(self, other): return True
     def __call__(self, *args, **kwargs): return self
     def __getattr__(self, name): return self
     def __enter__(self): return self
     def __exit__(self, *error): return True
     def __iter__(self): return iter(())
+    def __len__(self): return 0
+    def __getitem__(self, key): return self
+    def __str__(self): return ""
 anything = Everything()
 """,
     "ends every loop": """
