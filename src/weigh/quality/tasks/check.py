@@ -36,29 +36,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=DATA, help="where the tasks are")
     options = parser.parse_args(arguments)
     try:
-        tasks, found = [], 0
-        for path in task_files(options.folder, options.wanted):
-            try:
-                tasks.append(load_task(path))
-            except BadFile as error:
-                found += 1
-                print(f"{path.parent.name}/{path.stem}: {error.message}")
-        if not options.format_only:
-            with ThreadPoolExecutor(WORKERS) as pool:
-                for lines in pool.map(lambda task: list(faults(task)), tasks):
-                    for line in lines:
-                        found += 1
-                        print(line, flush=True)
+        tasks, found = _read(task_files(options.folder, options.wanted))
+        for need in NEEDS:
+            of_need = [task for task in tasks if task.need == need]
+            if of_need:
+                found += 0 if options.format_only else _run(of_need)
+                levels = [sum(task.difficulty == level for task in of_need) for level in range(1, 6)]
+                said = " ".join(map(str, levels))
+                print(f"{need:14} {len(of_need):4} tasks; by difficulty 1 to 5: {said}", flush=True)
     except WeighError as error:
         print(f"error: {error.message}", *(["hint:", error.hint] if error.hint else []), file=sys.stderr)
         return 2
-    for need in NEEDS:
-        of_need = [task for task in tasks if task.need == need]
-        levels = " ".join(str(sum(task.difficulty == level for task in of_need)) for level in range(1, 6))
-        if of_need:
-            print(f"{need:14} {len(of_need):4} tasks; by difficulty 1 to 5: {levels}")
     print(f"{len(tasks)} tasks, {found} faults")
     return 1 if found else 0
+
+
+def _read(paths: Sequence[Path]) -> tuple[list[Task], int]:
+    """The tasks, and how many files are none, each named."""
+    tasks: list[Task] = []
+    for path in paths:
+        try:
+            tasks.append(load_task(path))
+        except BadFile as error:
+            print(f"{path.parent.name}/{path.stem}: {error.message}")
+    return tasks, len(paths) - len(tasks)
+
+
+def _run(tasks: Sequence[Task]) -> int:
+    """How many faults there are, each printed as it is found."""
+    found = 0
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for lines in pool.map(lambda task: list(faults(task)), tasks):
+            found += len(lines)
+            for line in lines:
+                print(line, flush=True)
+    return found
 
 
 if __name__ == "__main__":
