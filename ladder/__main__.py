@@ -52,7 +52,7 @@ class Workshop:
             "tokenizer_sha256": hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest(),
         }
 
-    def train(self, run: Run) -> None:
+    def train(self, run: Run, most_steps: int | None = None) -> None:
         from ladder.heldout import HeldOut
         from ladder.stream import training_windows
         from ladder.tokenizer import write_tokenizer
@@ -78,9 +78,11 @@ class Workshop:
             log=self.logs / f"{run.name}.jsonl",
             about=self.about,
             say=lambda line: click.echo(line, err=True),
+            most_steps=most_steps,
         )
         for end in run.ends:
-            write_tokenizer(self.tokenizer, self.models / run.model_name(end))
+            if (self.models / run.model_name(end)).exists():
+                write_tokenizer(self.tokenizer, self.models / run.model_name(end))
 
 
 def _chosen(names: tuple[str, ...]) -> list[Run]:
@@ -141,11 +143,12 @@ def rates(workshop: Workshop) -> None:
 
 @main.command()
 @click.argument("names", nargs=-1)
+@click.option("--most-steps", type=click.IntRange(min=1), help="Leave longer branches for another time.")
 @click.pass_obj
-def train(workshop: Workshop, names: tuple[str, ...]) -> None:
+def train(workshop: Workshop, names: tuple[str, ...], most_steps: int | None) -> None:
     """Train the runs named, or all that are not finished, smallest first."""
     for run in _chosen(names):
-        workshop.train(run)
+        workshop.train(run, most_steps)
 
 
 @main.command()
@@ -190,7 +193,7 @@ def table(workshop: Workshop) -> None:
 @click.pass_context
 def everything(context: click.Context) -> None:
     """Train what is not trained yet, export it, and print the table."""
-    context.invoke(train, names=())
+    context.invoke(train, names=(), most_steps=None)
     context.invoke(export)
     context.invoke(table)
 

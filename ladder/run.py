@@ -15,7 +15,7 @@ DECAY_SHARE = 0.25  # of a branch's steps, at its end
 BRANCH_STEPS = (128, 256, 512, 1024)  # an eighth, a quarter, half, all of the tokens
 SEED = 1
 NOISY_RUNG = "1m"
-RATE_RUNGS, RATE_FACTORS, RATE_STEPS = ("230k", "2m"), (0.5, 1.0, 2.0), 128
+RATE_RUNGS, RATES_TIMES_WIDTH, RATE_STEPS = ("2m", "230k"), (0.25, 0.5, 1.0), 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def runs() -> dict[str, Run]:
 def rate_runs() -> list[Run]:
     """Short runs of small rungs at several learning rates: the check of the rule for them."""
     return [
-        Run(f"{name}-rate-{factor:g}", rung(name), rung(name).learning_rate * factor, ends=(RATE_STEPS,))
+        Run(f"{name}-rate-{constant:g}", rung(name), constant / rung(name).hidden, ends=(RATE_STEPS,))
         for name in RATE_RUNGS
-        for factor in RATE_FACTORS
+        for constant in RATES_TIMES_WIDTH
     ]

@@ -66,7 +66,7 @@ class Rung:
         )
 
 
-LEARNING_RATE_TIMES_WIDTH = 1.0
+LEARNING_RATE_TIMES_WIDTH = 0.5
 
 RUNGS = (
     Rung("230k", hidden=64, layers=2, feed_forward=192, heads=2, kv_heads=1, head_dim=32),

@@ -6,6 +6,7 @@ lost. The same state on the same device, threads and torch gives the same weight
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import signal
@@ -44,7 +45,7 @@ class Stopped(Exception):
 
 
 class OtherRun(Exception):
-    """A checkpoint was made from other text or by other settings."""
+    """A checkpoint was made from other text or by other settings, or is in use."""
 
 
 @dataclass(slots=True)
@@ -98,6 +99,7 @@ def train(
     log: Path,
     about: dict[str, Any],
     say: Say,
+    most_steps: int | None = None,
 ) -> None:
     """Train every branch of `run` that `models` does not hold yet.
 
@@ -107,19 +109,24 @@ def train(
         models: one folder for each branch: config.json and model.safetensors, the weights in float32.
         log: JSON lines, written anew with each checkpoint.
         about: what else the log's first line tells of the text.
+        most_steps: longer branches are left for another time, and the trunk is kept for them.
 
     Raises:
         Stopped: at SIGINT or SIGTERM, after the step under way is done and kept.
-        OtherRun: `states` holds a checkpoint of the same name that is of another run.
+        OtherRun: `states` holds a checkpoint of the same name that is of another run, or is being written to.
     """
-    trunk, branch = states / f"{run.name}-trunk.pt", states / f"{run.name}-branch.pt"
+    trunk = states / f"{run.name}-trunk.pt"
     state = _begin(run, about | {"windows_sha256": hashlib.sha256(windows.tobytes()).hexdigest()})
-    if trunk.exists():
-        state.load(trunk)
-    with _stop_asked() as asked:
+    with _alone(states / f"{run.name}.lock"), _stop_asked() as asked:
+        if trunk.exists():
+            state.load(trunk)
         for end in run.ends:
-            if (models / run.model_name(end)).exists():
+            folder = models / run.model_name(end)
+            if folder.exists():
                 continue
+            if most_steps is not None and end > most_steps:
+                return
+            branch = states / f"{run.name}-{end}.pt"
             go = _Steps(run, windows, end, log, say, asked)
             if branch.exists():
                 state.load(branch)
@@ -128,25 +135,20 @@ def train(
                 state.save(trunk)
             go.on(state, end, branch)
             loss = held_out.loss(state.model)
-            result = {
-                "end": end,
-                "tokens": end * TOKENS_PER_STEP,
-                "cpu_s": state.cpu_s,
-                "wall_s": state.wall_s,
-            }
-            state.log.append(_rounded(result | loss))
-            _write_model(state.model, models / run.model_name(end))
             say(
-                f"{run.name}: {result['tokens']:,} tokens, held out {loss['bits_per_byte']:.4f} bits per byte"
+                f"{run.name}: {end * TOKENS_PER_STEP:,} tokens, held out {loss['bits_per_byte']:.4f} bits per byte"
             )
-            results = [line for line in state.log if "end" in line]
-            state.load(
-                trunk
-            )  # the trunk goes on as if there had been no branch, but for the result in its log
-            state.log += [line for line in results if line not in state.log]
+            times = {"cpu_s": state.cpu_s, "wall_s": state.wall_s}
+            made = _written(state.model, folder)
+            # the trunk goes on as if there had been no branch, but for the result in its log
+            results = [line for line in state.log if line.get("end", end) < end]
+            results.append(_rounded({"end": end, "tokens": end * TOKENS_PER_STEP} | times | loss))
+            state.load(trunk)
+            state.log = [line for line in state.log if "end" not in line] + results
             state.save(trunk)
-            branch.unlink(missing_ok=True)
             _write_log(log, state.log)
+            made.replace(folder)  # last, since what is there is never made again
+            branch.unlink(missing_ok=True)
     trunk.unlink(missing_ok=True)
 
 
@@ -245,6 +247,17 @@ def _shrink_residual_writers(model: LlamaForCausalLM) -> None:
 
 
 @contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Two trainings that write the same checkpoints would spoil them."""
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OtherRun(f"{path} is held by another training of this run") from None
+        yield
+
+
+@contextmanager
 def _stop_asked() -> Iterator[list[bool]]:
     """A list that is no longer empty once SIGINT or SIGTERM has come."""
     asked: list[bool] = []
@@ -260,11 +273,12 @@ def _stop_asked() -> Iterator[list[bool]]:
             signal.signal(number, handler)
 
 
-def _write_model(model: LlamaForCausalLM, folder: Path) -> None:
+def _written(model: LlamaForCausalLM, folder: Path) -> Path:
+    """The model, whole, under a name that is not yet its own."""
     part = folder.with_name(folder.name + ".part")
     transformers_logging.disable_progress_bar()
     model.save_pretrained(part)
-    part.replace(folder)
+    return part
 
 
 def _write_log(path: Path, lines: list[dict[str, Any]]) -> None:

@@ -25,7 +25,7 @@ from ladder.run import Run
 from ladder.shapes import Rung
 from ladder.train import train
 
-folder, kill_at, signal_name = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+folder, kill_at, signal_name = Path(sys.argv[1]), *sys.argv[2:]
 rung = Rung("tiny", hidden=32, layers=1, feed_forward=64, heads=1, kv_heads=1, head_dim=32)
 run = Run("tiny", rung, learning_rate=0.01, ends=(48, 96))
 # counting in steps drawn at random: each token follows from the two before it
@@ -36,7 +36,7 @@ held_out = HeldOut(windows[-8:], np.ones(2048, dtype=np.int64))
 
 def say(line):
     print(line)
-    if f"step {kill_at} of" in line:
+    if kill_at in line:
         os.kill(os.getpid(), getattr(signal, signal_name))
 
 for name in ("states", "models"):
@@ -46,9 +46,9 @@ train(run, windows[:-8], held_out, states=folder / "states", models=folder / "mo
 """
 
 
-def trained(folder: Path, *, kill_at: int = -1, by: str = "SIGKILL") -> subprocess.CompletedProcess[str]:
+def trained(folder: Path, *, kill_at: str = "never", by: str = "SIGKILL") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", TRAIN, str(folder), str(kill_at), by],
+        [sys.executable, "-c", TRAIN, str(folder), kill_at, by],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -82,12 +82,12 @@ def test_it_learns_and_more_tokens_help(undisturbed: Path) -> None:
 
 
 def test_ended_four_times_on_the_way_it_gives_the_same_weights(undisturbed: Path, tmp_path: Path) -> None:
-    # before the first checkpoint, at the end of a branch, in the trunk after it, and at the very end
-    assert trained(tmp_path, kill_at=16).returncode == -signal.SIGKILL
-    assert trained(tmp_path, kill_at=48).returncode == -signal.SIGKILL
-    stopped = trained(tmp_path, kill_at=64, by="SIGTERM")
+    # before the first checkpoint, before a branch's model is written, in the trunk after it, and at the very end
+    assert trained(tmp_path, kill_at="step 16 of").returncode == -signal.SIGKILL
+    assert trained(tmp_path, kill_at="196,608 tokens").returncode == -signal.SIGKILL
+    stopped = trained(tmp_path, kill_at="step 64 of", by="SIGTERM")
     assert "Stopped: tiny: stopped after 64 steps" in stopped.stderr
-    assert trained(tmp_path, kill_at=96).returncode == -signal.SIGKILL
+    assert trained(tmp_path, kill_at="step 96 of").returncode == -signal.SIGKILL
     assert trained(tmp_path).returncode == 0
     assert weights(tmp_path) == weights(undisturbed)
     assert log(tmp_path) == log(undisturbed)
