@@ -19,7 +19,7 @@ from weigh.quality.text import Text, score_text
 if TYPE_CHECKING:
     from weigh.model.spec import ModelSpec
 
-CONTEXT_TOKENS = 2816  # an excerpt or a prompt and a line, should each byte of it be a token
+CONTEXT_TOKENS = 1664  # an excerpt or a prompt and a line, should each byte of it be a token
 _HELD_TWICE = 2.2  # of a file's bytes: both processes may repack the weights; a tenth for caches and buffers
 
 

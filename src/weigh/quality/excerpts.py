@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from weigh.quality.repository import SourceFile
 
-EXCERPT_BYTES = 2048
-PREFIX_BYTES, SUFFIX_BYTES = 1536, 512  # of the file, around the line
+# Short, because many files tell more than much of a few: a processor reads some ten to hundreds of tokens a second.
+EXCERPT_BYTES = 1024
+PREFIX_BYTES, SUFFIX_BYTES = 1024, 384  # of the file, around the line
 LEAST_PREFIX_BYTES = 128
 LONGEST_LINE = 120  # characters
 
