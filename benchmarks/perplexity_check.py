@@ -208,9 +208,13 @@ def said(out: str, pattern: str) -> float:
 
 
 def page(rows: Sequence[Row], version: str, text_bytes: int, *, synthetic: bool) -> str:
-    kind = "a synthetic model (random weights)" if synthetic else "the models named"
+    kind = (
+        "a synthetic model, whose weights are random, so that its figures say nothing of a real one"
+        if synthetic
+        else "the models named"
+    )
     lines = [
-        f"llama-perplexity {version}; {kind}; {text_bytes:,} bytes of text.",
+        f"llama-perplexity {version}; {text_bytes:,} bytes of text; {kind}.",
         "",
         "| model | figure | weigh | llama-perplexity | differs |",
         "| --- | --- | ---: | ---: | ---: |",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from weigh.quality.text_models import Server
 
 _MOST_S = 600.0
+_SILENCE_S = 1800.0  # a window of 2,048 tokens takes a large model many minutes on few cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,8 @@ def run_text(
     from weigh.engines.engine import Limits
     from weigh.machine.memory import read_memory
 
-    limits = Limits(memory_bytes=asked.memory_limit or read_memory().available_bytes)
+    memory_bytes = asked.memory_limit or read_memory().available_bytes
+    limits = Limits(memory_bytes=memory_bytes, silence_s=_SILENCE_S)
     if asked.against is not None:
         if asked.llama_windows:
             raise click.UsageError("a divergence is of llama-perplexity's windows anyway; leave one out")
