@@ -77,12 +77,10 @@ class Workshop:
             models=self.models,
             log=self.logs / f"{run.name}.jsonl",
             about=self.about,
+            beside=lambda folder: write_tokenizer(self.tokenizer, folder),
             say=lambda line: click.echo(line, err=True),
             most_steps=most_steps,
         )
-        for end in run.ends:
-            if (self.models / run.model_name(end)).exists():
-                write_tokenizer(self.tokenizer, self.models / run.model_name(end))
 
 
 def _chosen(names: tuple[str, ...]) -> list[Run]:

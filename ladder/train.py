@@ -98,6 +98,7 @@ def train(
     models: Path,
     log: Path,
     about: dict[str, Any],
+    beside: Callable[[Path], None],
     say: Say,
     most_steps: int | None = None,
 ) -> None:
@@ -109,6 +110,7 @@ def train(
         models: one folder for each branch: config.json and model.safetensors, the weights in float32.
         log: JSON lines, written anew with each checkpoint.
         about: what else the log's first line tells of the text.
+        beside: writes what belongs beside a model's weights into its folder.
         most_steps: longer branches are left for another time, and the trunk is kept for them.
 
     Raises:
@@ -140,6 +142,7 @@ def train(
             )
             times = {"cpu_s": state.cpu_s, "wall_s": state.wall_s}
             made = _written(state.model, folder)
+            beside(made)
             # the trunk goes on as if there had been no branch, but for the result in its log
             results = [line for line in state.log if line.get("end", end) < end]
             results.append(_rounded({"end": end, "tokens": end * TOKENS_PER_STEP} | times | loss))

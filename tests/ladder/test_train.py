@@ -42,7 +42,7 @@ def say(line):
 for name in ("states", "models"):
     (folder / name).mkdir(exist_ok=True)
 train(run, windows[:-8], held_out, states=folder / "states", models=folder / "models",
-      log=folder / "log.jsonl", about={"text": "counting"}, say=say)
+      log=folder / "log.jsonl", about={"text": "counting"}, beside=lambda folder: None, say=say)
 """
 
 
