@@ -3,7 +3,7 @@
 As `llama-perplexity --kl-divergence` defines it: windows of 512 tokens, the second half of each judged; for each
 judged token KL(reference || candidate) in nats, whether both hold the same token for the likeliest, and the
 difference of the probabilities of the token that stands there. That tool keeps the reference's logits in a file,
-rounded to 16 bits; here both models read each window together and nothing is kept but five numbers a token.
+rounded to 16 bits; here both models read each window together and nothing is kept but four numbers a token.
 Intervals are of the windows, since tokens of one window are alike; the tool's own take tokens for independent.
 """
 
