@@ -67,6 +67,8 @@ def main() -> int:
             Path(folder) / "made.gguf",
             threads=options.threads,
         )
+        if options.make_imatrix:
+            job = targets.with_importance(job, options.text.name)
         print(
             f"{'':10} {'bytes':>12} {'nats':>9}   80 % interval       mix: {'bytes':>10} {'nats':>9}   ratio"
         )
