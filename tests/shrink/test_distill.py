@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.shrink.teachers import TEXTS, make_teacher
 from weigh.errors import BadFile, BadInput
 from weigh.quality.text import Text
 
@@ -20,7 +21,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from tokenizers import Tokenizer  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen3Config  # noqa: E402
 
 from weigh.shrink.distill import distill  # noqa: E402
@@ -28,10 +29,6 @@ from weigh.shrink.recipe import Recipe, Shape  # noqa: E402
 from weigh.shrink.student import from_teacher, kept_layers, student_config  # noqa: E402
 from weigh.shrink.training_text import held_out, training_windows  # noqa: E402
 
-TEXTS = [
-    Text(f"part{m}.py", m, "".join(f"def f{n}(a, b):\n    return a * {n * m} + b\n\n" for n in range(60)))
-    for m in range(8)
-]
 BOTH = ("distilled", "alone")
 STEP = {"windows": 4, "window_tokens": 32}
 
@@ -42,43 +39,7 @@ def silent(stage: str, done: float) -> None:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of 4 layers and a byte-level tokenizer, taught the texts for some steps by the same loop."""
-    folder = tmp_path_factory.mktemp("teacher")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([text.text for text in TEXTS], trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(told))
-    config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    tokens = training_windows(folder, TEXTS, window_tokens=32, least=8)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(60):
-        batch = tokens[torch.arange(step * 8, step * 8 + 8) % len(tokens)]
-        loss = model(input_ids=batch, labels=batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(folder)
-    return folder
+    return make_teacher(tmp_path_factory.mktemp("teacher"))
 
 
 def test_layers_kept_hold_the_first_and_the_last() -> None:
@@ -176,7 +137,8 @@ def test_a_second_call_finds_the_students_and_other_settings_are_refused(
 _KILLED = """
 import signal, sys, time
 from pathlib import Path
-from tests.shrink.test_distill import STEP, TEXTS
+from tests.shrink.teachers import TEXTS
+from tests.shrink.test_distill import STEP
 from weigh.shrink import training
 from weigh.shrink.distill import distill
 from weigh.shrink.recipe import Recipe, Shape
@@ -306,8 +268,8 @@ def test_bad_teachers_and_settings_say_what_is_wrong(teacher: Path, tmp_path: Pa
     (broken / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 99}))
     with pytest.raises(BadInput, match="are free"):
         ask(broken, Recipe(Shape(layers=1), **STEP))
-    with pytest.raises(BadInput, match="teacher reads 128 tokens"):
-        ask(teacher, Recipe(windows=1, window_tokens=129))
+    with pytest.raises(BadInput, match="teacher reads 512 tokens"):
+        ask(teacher, Recipe(windows=1, window_tokens=513))
     (tmp_path / "out" / "alone").mkdir(parents=True)
     with pytest.raises(BadInput, match="is no student"):
         ask(teacher, Recipe(Shape(layers=1), **STEP))

@@ -82,6 +82,7 @@ def teach(
     Raises:
         NotSupported, BadInput, EngineError, NoSpace, KeyboardInterrupt: as `teach_on`.
     """
+    _folder(teacher)  # before the text is looked at: what is named first is refused first
     _require_torch()
     from weigh.shrink.training_text import held_out
 
