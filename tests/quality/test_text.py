@@ -109,6 +109,15 @@ def test_without_a_token_to_begin_with_the_first_is_charged_as_one_of_all() -> N
     assert score_text(Bytes(3, start=None), Text("t", 0, "a")).bits == pytest.approx(math.log2(257))
 
 
+def test_a_text_without_tokens_needs_no_bits() -> None:
+    class DropsBlanks(Bytes):
+        def tokenize(self, text: str) -> TokenizedText:
+            return super().tokenize(text.strip())
+
+    made = text_quality([score_text(DropsBlanks(3), Text("t", 0, " \n"))])
+    assert (made.bits_per_byte.value, made.tokens, made.text_bytes, made.top_share) == (0, 0, 2, 0)
+
+
 def test_letters_of_several_bytes_lie_in_blocks_of_bytes() -> None:
     text = "é🙂" * 700
     found = score_text(Bytes(1), Text("t", 0, text))

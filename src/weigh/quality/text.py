@@ -255,13 +255,14 @@ def text_quality(scores: Sequence[TextScore]) -> TextQuality:
         bits, sizes = summed(bits, files), summed(sizes, files)
     found = ratio(bits, sizes)
     tokens = sum(score.tokens for score in scores)
+    divisor = max(1, tokens)  # of blanks alone some tokenizers make none
     text_bytes = sum(score.text_bytes for score in scores)
-    to_nats = math.log(2) * text_bytes / tokens
+    to_nats = math.log(2) * text_bytes / divisor
     nats = Ratio(found.value * to_nats, found.low * to_nats, found.high * to_nats, found.clusters)
     return TextQuality(
         bits_per_byte=figure(found, "bits/byte"),
         perplexity=_perplexity(nats),
-        top_share=sum(score.top_tokens for score in scores) / tokens,
+        top_share=sum(score.top_tokens for score in scores) / divisor,
         tokens=tokens,
         text_bytes=text_bytes,
         files=len(set(files)),
