@@ -6,7 +6,7 @@ kind can do without, A / N^alpha what too few parameters cost, B / D^beta what t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -61,8 +61,8 @@ class LossCurve:
     largest: int = 0
 
     def loss(self, parameters: float, tokens: float) -> float:
-        size = self.size_coefficient * parameters**-self.size_exponent
-        data = self.data_coefficient * tokens**-self.data_exponent if self.data_coefficient else 0.0
+        size: float = self.size_coefficient * parameters**-self.size_exponent
+        data: float = self.data_coefficient * tokens**-self.data_exponent if self.data_coefficient else 0.0
         return self.irreducible + size + data
 
     def at(self, parameters: int, tokens: int) -> Figure:
@@ -78,7 +78,9 @@ class LossCurve:
         """alpha."""
         return self._figure(lambda curve: curve.size_exponent, unit="")
 
-    def _figure(self, of: Any, spread: float = 0.0, unit: str | None = None) -> Figure:
+    def _figure(
+        self, of: Callable[[LossCurve], float], spread: float = 0.0, unit: str | None = None
+    ) -> Figure:
         value = of(self)
         drawn = [of(curve) for curve in self.draws] or [value]
         low, high = float(np.quantile(drawn, _LOW)), float(np.quantile(drawn, _HIGH))
