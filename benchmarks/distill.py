@@ -54,6 +54,7 @@ def main(
                 Recipe(shape=SHAPE, from_teacher=begun == "pruned", steps=steps, windows=8),
                 arms=ARMS,
                 threads=threads,
+                most_s=None,
                 progress=_said(begun),
             )
             for begun in (("pruned", "random") if random else ("pruned",))
@@ -103,10 +104,10 @@ def _table(found: dict[str, Taught], steps: int, took: str) -> list[str]:
         pair = one.pair("distilled", "alone")
         if pair is not None:
             stated = pair.difference.stated
-            margin = f"{-stated.value:.4f} bits per byte (95 %: {-stated.high:.4f} to {-stated.low:.4f})"
-            said = "" if pair.difference.decided else ", which is not sure"
             lines.append(
-                f"Begun {begun}, the distilled student needs {margin} less than the one alone{said}."
+                f"Begun {begun}, the distilled student needs {-stated.value:.4f} bits per byte less than the one alone "
+                f"(95 %: {-stated.high:.4f} to {-stated.low:.4f}): "
+                f"{'sure' if pair.difference.decided else 'not sure'}."
             )
     files, size = first.run.texts.files, units.gib(first.run.texts.bytes)
     lines += [

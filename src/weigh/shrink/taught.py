@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from weigh.shrink.student_files import Student
 
 ARMS = ("distilled", "alone")
-SCORING_S = 600.0  # the most for bits per byte, and again for divergence; files come in random order
+SCORING_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,13 @@ def teach_on(
     *,
     arms: Sequence[str] = ARMS,
     threads: int | None = None,
+    most_s: float | None = SCORING_S,
     progress: Progress,
 ) -> Taught:
     """Train the students named by `arms` into `out`, or find them there, and score all on the held-out texts.
+
+    Args:
+        most_s: to score bits per byte, and again divergence; files come in random order. None for all there is.
 
     Raises:
         NotSupported: torch or transformers is not installed.
@@ -129,7 +133,7 @@ def teach_on(
         threads=threads,
         limits=limits,
         stop_early=False,
-        most_s=SCORING_S,
+        most_s=most_s,
         progress=lambda stage, done: progress(f"held-out text: {stage}", done),
     )
     diverged: list[Diverged] = []
@@ -142,7 +146,7 @@ def teach_on(
                 held,
                 threads=threads,
                 limits=limits,
-                most_s=SCORING_S,
+                most_s=most_s,
                 progress=lambda stage, done: progress(f"divergence: {stage}", done),
             )
             diverged, error = list(compared.diverged), compared.error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from weigh import units
@@ -65,9 +64,9 @@ def _statement(found: Taught, first: str, second: str) -> str:
         return ""
     stated = pair.difference.stated
     sign = 1 if stated.value > 0 else -1
-    ends = sorted(sign * end for end in (stated.low, stated.high))
-    said = " to ".join(f"{end:.3f}" if math.isfinite(end) else "?" for end in ends)
-    margin = f"{abs(stated.value):.3f} bits per byte (95 %: {said})"
+    low, high = sorted(sign * end for end in (stated.low, stated.high))
+    sure = f"95 %: {low:.3f} to {high:.3f}" if stated.bounded else "too little text for an interval of 95 %"
+    margin = f"{abs(stated.value):.3f} bits per byte ({sure})"
     better, worse = (second, first) if stated.value > 0 else (first, second)
     if pair.difference.decided:
         return f"{better} is better than {worse} by {margin}"
@@ -83,16 +82,24 @@ def _rows(found: Taught) -> list[tuple[str, str]]:
         (
             "Trained",
             f"from {begun}, {recipe.steps:,} steps of {recipe.windows * recipe.window_tokens:,} tokens "
-            f"of {found.training_files:,} files: {took}",
+            f"of {_files(found.training_files)}: {took}",
         ),
         (
             "Held out",
-            f"{found.run.texts.files:,} files, {units.gib(read)} of {units.gib(found.run.texts.bytes)}: "
+            f"{_files(found.run.texts.files)}, {units.gib(read)} of {units.gib(found.run.texts.bytes)}: "
             f"{_ENDED[found.run.ended]}",
         ),
     ]
+    if any(one.quality is not None and not one.quality.by_file for one in found.contenders):
+        rows.append(
+            ("Intervals", "are of pieces of files, for files are few: they speak for more of the same text")
+        )
     if found.not_compared:
         rows.append(("Divergence", f"not measured: {found.not_compared}"))
     rows.append(("Made", ", ".join(str(one.folder) for one in students)))
     rows.append(("Next", f"weigh shrink quantize {students[0].folder} Q8_0"))
     return rows
+
+
+def _files(count: int) -> str:
+    return f"{count:,} file{'s' if count != 1 else ''}"
