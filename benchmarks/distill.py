@@ -1,9 +1,9 @@
-"""Does a teacher help? A student of 1.05 M parameters, taught by the ladder's 4m rung and trained alone.
+"""Does a teacher help? A student as large as one rung of the ladder, taught by a larger rung and trained alone.
 
-The teacher is a folder that `python -m ladder train 4m` made. Both students begin with the same weights, pruned from
-the teacher's (and, with --random, as random ones too), see the same text of the ladder's corpus in the same order,
-and are scored on its held-out files, which neither they nor the teacher were trained on. The table of
-docs/distill.md is written anew.
+The teacher is a folder that `python -m ladder train 4m` made; --like names the student's rung. Both students begin
+with the same weights, pruned from the teacher's (--random: a second pair begins with random ones), see the same text
+of the ladder's corpus in the same order, and are scored on its held-out files, which neither they nor the teacher
+were trained on. The table of docs/distill.md is written anew.
 
     python benchmarks/distill.py ladder/work/models/ladder-4m
 """
@@ -11,6 +11,7 @@ docs/distill.md is written anew.
 from __future__ import annotations
 
 import datetime
+import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from pathlib import Path
 import click
 
 from ladder.corpus import SourceFile, read_corpus
+from ladder.shapes import Rung, rung
 from weigh import units
 from weigh.model.resolve import resolve
 from weigh.quality.text import Text, Texts, sections
@@ -27,18 +29,18 @@ from weigh.shrink.taught import ARMS, Contender, Taught, teach_on
 
 PAGE = Path(__file__).parents[1] / "docs" / "distill.md"
 BEGIN, END = "<!-- table: benchmarks/distill.py -->", "<!-- end of table -->"
-SHAPE = Shape(hidden=128, feed_forward=384, kv_heads=1)  # as wide and as deep as the ladder's 1m rung
 
 
 @click.command(help=__doc__)
 @click.argument("teacher", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--like", default="1m", show_default=True, help="The rung whose shape the student has.")
 @click.option("--steps", default=256, show_default=True, help="Of 8 windows of 512 tokens.")
 @click.option("--random", is_flag=True, help="A second pair of students begins with random weights.")
 @click.option("--work", type=click.Path(path_type=Path), help="Where the students are kept and gone on with.")
 @click.option("--threads", type=int, help="Threads that train and score.")
 @click.option("--write/--no-write", default=True, help="Whether docs/distill.md gets the table.")
 def main(
-    teacher: Path, steps: int, random: bool, work: Path | None, threads: int | None, write: bool
+    teacher: Path, like: str, steps: int, random: bool, work: Path | None, threads: int | None, write: bool
 ) -> None:
     started = time.monotonic()
     corpus = read_corpus()
@@ -51,7 +53,9 @@ def main(
                 _texts(corpus.training),
                 Texts(tuple(_texts(corpus.held_out)), 0),
                 folder / begun,
-                Recipe(shape=SHAPE, from_teacher=begun == "pruned", steps=steps, windows=8),
+                Recipe(
+                    shape=_shape(rung(like), teacher), from_teacher=begun == "pruned", steps=steps, windows=8
+                ),
                 arms=ARMS,
                 threads=threads,
                 most_s=None,
@@ -67,6 +71,14 @@ def main(
         before, _, rest = page.partition(BEGIN)
         _, _, after = rest.partition(END)
         PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+
+
+def _shape(like: Rung, teacher: Path) -> Shape:
+    """Of heads as many channels as the rung has; how large each is, the teacher decides."""
+    head_dim = json.loads((teacher / "config.json").read_text(encoding="utf-8"))["head_dim"]
+    return Shape(
+        like.layers, like.hidden, like.feed_forward, max(1, like.kv_heads * like.head_dim // head_dim)
+    )
 
 
 def _texts(files: tuple[SourceFile, ...]) -> list[Text]:
@@ -95,7 +107,7 @@ def _table(found: dict[str, Taught], steps: int, took: str) -> list[str]:
     lines = [
         "| | parameters | bits per byte | KL from the teacher, nats | same top token | trained for |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
-        _row("teacher", teacher),
+        _row(f"teacher, {teacher.spec.name}", teacher),
     ]
     for begun, one in found.items():
         lines += [_row(f"{student.name}, begun {begun}", student) for student in one.contenders[:-1]]
