@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from ladder.corpus import Corpus, read_corpus, text_bytes
-from ladder.run import WINDOWS_PER_STEP, Run, rate_runs, runs
+from ladder.run import BRANCH_STEPS, WINDOWS_PER_STEP, Run, rate_runs, runs
 
 HERE = Path(__file__).parent
 
@@ -65,7 +65,7 @@ class Workshop:
         windows = training_windows(
             self.corpus.training,
             self.tokenizer,
-            windows=run.ends[-1] * WINDOWS_PER_STEP,
+            windows=BRANCH_STEPS[-1] * WINDOWS_PER_STEP,
             seed=run.seed,
             noise=run.noise,
         )

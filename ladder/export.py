@@ -9,7 +9,7 @@ from weigh.shrink import quantize
 from weigh.shrink.source import open_weights
 
 # Of the models kept in the repository: a few MB in all.
-KEPT = {"ladder-230k": "F16", "ladder-520k": "Q8_0", "ladder-1m": "Q8_0", "ladder-4m": "Q4_K_M"}
+KEPT = {f"ladder-{name}-512ktok": "Q8_0" for name in ("230k", "520k", "1m")}
 
 
 def write_gguf(folder: Path, recipe: str, into: Path) -> Path:

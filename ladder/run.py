@@ -15,7 +15,7 @@ DECAY_SHARE = 0.25  # of a branch's steps, at its end
 BRANCH_STEPS = (128, 256, 512, 1024)  # an eighth, a quarter, half, all of the tokens
 SEED = 1
 NOISY_RUNG = "1m"
-RATE_RUNGS, RATES_TIMES_WIDTH, RATE_STEPS = ("2m", "230k"), (0.25, 0.5, 1.0), 128
+RATE_RUNGS, RATES_TIMES_WIDTH, RATE_STEPS = ("2m", "230k", "11m"), (0.25, 1.0), 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,11 @@ class Run:
     ends: tuple[int, ...] = BRANCH_STEPS
     noise: bool = False
     seed: int = SEED
+
+    @property
+    def embedding_times(self) -> float:
+        """By how much embedding and norms learn faster: muP has their rate stay the same at every width."""
+        return self.rung.hidden / RUNGS[0].hidden
 
     def rate(self, step: int, end: int) -> float:
         """Learning rate of the step after `step` steps, in the branch that ends at `end` (1 - sqrt decay)."""
@@ -59,7 +64,7 @@ def runs() -> dict[str, Run]:
 
 
 def rate_runs() -> list[Run]:
-    """Short runs of small rungs at several learning rates: the check of the rule for them."""
+    """Half and double the learning rate: the check of the rule for it, beside the rungs' own first branches."""
     return [
         Run(f"{name}-rate-{constant:g}", rung(name), constant / rung(name).hidden, ends=(RATE_STEPS,))
         for name in RATE_RUNGS

@@ -105,7 +105,7 @@ def train(
     """Train every branch of `run` that `models` does not hold yet.
 
     Args:
-        windows: (run.ends[-1] * WINDOWS_PER_STEP, context + 1) token ids, in the order of training.
+        windows: (run.ends[-1] * WINDOWS_PER_STEP or more, context + 1) token ids, in the order of training.
         states: where checkpoints are kept while the run is not finished.
         models: one folder for each branch: config.json and model.safetensors, the weights in float32.
         log: JSON lines, written anew with each checkpoint.
@@ -194,7 +194,7 @@ class _Steps:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(state.model.parameters(), GRADIENT_NORM)
         for group in state.optimizer.param_groups:
-            group["lr"] = self.run.rate(state.step, self.end)
+            group["lr"] = group["times"] * self.run.rate(state.step, self.end)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
@@ -221,15 +221,21 @@ def _begin(run: Run, about: dict[str, Any]) -> _State:
     model = LlamaForCausalLM(run.rung.config())
     _shrink_residual_writers(model)
     model.to(on)
-    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
+    embedding = model.get_input_embeddings().weight
+    matrices = [weight for weight in model.parameters() if weight.dim() > 1 and weight is not embedding]
     vectors = [weight for weight in model.parameters() if weight.dim() == 1]
-    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": WEIGHT_DECAY, "times": 1.0},
+        {"params": [embedding], "weight_decay": WEIGHT_DECAY, "times": run.embedding_times},
+        {"params": vectors, "weight_decay": 0.0, "times": run.embedding_times},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=run.learning_rate, betas=BETAS, fused=True)
     header = {
         "run": run.name,
         "shape": {name: getattr(run.rung, name) for name in run.rung.__slots__},
         "parameters": run.rung.parameters,
         "learning_rate": run.learning_rate,
+        "embedding_times": run.embedding_times,
         "noise": run.noise,
         "seed": run.seed,
         "device": on.type,
