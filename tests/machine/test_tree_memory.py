@@ -132,3 +132,29 @@ time.sleep(60)
     now = memory.look(near_bytes=0)
     assert now.private_bytes < 90 * MIB
     assert 150 * MIB < memory.peak_private_bytes < 180 * MIB
+
+
+def test_what_was_shared_with_one_that_ended_is_not_taken_off_a_limit(start: Start, tmp_path: Path) -> None:
+    """Three share; when one ends, two of them still hold all of it, before shares are due to be read again."""
+    shares = """
+import os, sys, time
+held = bytearray(200 << 20)
+held[::4096] = b"x" * len(held[::4096])
+for last in (False, True):
+    if os.fork() == 0:
+        print("on", flush=True)
+        while last and not os.path.exists(sys.argv[1]):
+            time.sleep(0.01)
+        time.sleep(0 if last else 60)
+        os._exit(0)
+time.sleep(60)
+"""
+    go = tmp_path / "go"
+    root = start(shares, go, lines=2)
+    tree = Tree(lambda: [root])
+    memory = TreeMemory(tree)
+    assert 200 * MIB < memory.look().private_bytes < 240 * MIB
+    assert len(memory.members) == 3
+    go.touch()
+    until(lambda: len(tree.members()) == 2)
+    assert 200 * MIB < memory.look(near_bytes=150 * MIB).private_bytes < 240 * MIB

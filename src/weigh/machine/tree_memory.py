@@ -103,7 +103,9 @@ class TreeMemory:
         return None if fair is None else _less(total, fair)
 
     def _is_due(self, total: Resident, near_bytes: int | None) -> bool:
-        now = _less(total, self._shared)
+        # what one that has ended shared with another may be the other's alone now: too much rather than too little
+        left = not set(self._shared_by) <= set(self.members)
+        now = total if left else _less(total, self._shared)
         near = near_bytes is not None and now.private_bytes >= near_bytes
         if self.members != self._shared_by and (near or now.peak_bytes > self.peak_bytes):
             return True  # what a process has just been forked with is its parent's
