@@ -39,8 +39,8 @@ def compare(asked: tuple[str, ...], plot: str | None, as_json: bool) -> int:
     if plot is not None and drawn:
         picture.draw_front(found, Path(plot))
     if as_json:
-        from weigh.cli.documents import compared_document
         from weigh.cli.render import print_json
+        from weigh.cli.runs_document import compared_document
 
         print_json(compared_document(found))
     else:
