@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -255,6 +257,23 @@ def test_a_checkpoint_answers_as_a_gguf_file_does(checkpoint: Path) -> None:
         same = scorer.compare(tokens, 100)
         assert same.kl_nats.max() == 0
         assert same.log_probs == pytest.approx(whole[99:], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("own", "start"),
+    [({"bos_token_id": 7}, 7), ({"bos_token_id": None, "eos_token_id": [9, 7]}, 9), ({}, None)],
+)
+def test_a_checkpoint_whose_tokenizer_names_no_beginning_has_the_one_of_its_config(
+    checkpoint: Path, tmp_path: Path, own: dict[str, object], start: int | None
+) -> None:
+    """As the GGUF file made of it (Qwen's checkpoints are of this kind); transformers' own ids mean nothing."""
+    folder = shutil.copytree(checkpoint, tmp_path / "tiny")
+    for name, without in (("tokenizer_config.json", "_token"), ("config.json", "os_token_id")):
+        said = json.loads((folder / name).read_text())
+        kept = {key: value for key, value in said.items() if not key.endswith(without)}
+        (folder / name).write_text(json.dumps(kept | own if name == "config.json" else kept))
+    with open_scorer(resolve(str(folder)), context_tokens=256, limits=Limits(), threads=1) as scorer:
+        assert (scorer.start, scorer.adds_bos) == (start, False)
 
 
 def test_two_kinds_of_files_are_not_compared(checkpoint: Path, model: Path) -> None:

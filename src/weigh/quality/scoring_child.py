@@ -160,14 +160,11 @@ class TransformersModel:
             path, dtype=torch.float32 if given["exact"] else "auto", use_safetensors=True, **own
         ).eval()
         self.vocab = self._model.get_output_embeddings().weight.shape[0]
-        bos = self._tokenizer.bos_token_id
+        self.special = {name: _special(path, self._tokenizer, name) for name in ("bos", "eos")}
+        bos = self.special["bos"]
         self.adds_bos = bos is not None and self._tokenizer("a")["input_ids"][:1] == [bos]
         self.context_train = getattr(self._model.config, "max_position_embeddings", 0) or 0
         self._piece_tokens = max(1, min(512, PIECE_BYTES // (4 * self.vocab)))
-
-    @property
-    def special(self) -> dict[str, int | None]:
-        return {"bos": self._tokenizer.bos_token_id, "eos": self._tokenizer.eos_token_id}
 
     def tokens(self, text: str) -> tuple[list[int], list[int]]:
         made = self._tokenizer(
@@ -197,6 +194,20 @@ class TransformersModel:
                 if at >= judged:
                     yield made["logits"][0, -kept:].float().numpy()
                 at = end
+
+
+def _special(path: str, tokenizer: Any, name: str) -> int | None:
+    """A token id by the tokenizer, else by `config.json`: a GGUF file made of the folder has the same.
+
+    The file, since transformers puts its own ids where that names none.
+    """
+    own: int | None = getattr(tokenizer, f"{name}_token_id")
+    if own is not None:
+        return own
+    with open(os.path.join(path, "config.json"), encoding="utf-8") as file:  # noqa: PTH118, PTH123
+        said = json.load(file).get(f"{name}_token_id")
+    first = said[0] if isinstance(said, list) and said else said
+    return first if type(first) is int and 0 <= first < len(tokenizer) else None
 
 
 KINDS: dict[str, Callable[[str, dict[str, Any]], Model]] = {
