@@ -49,10 +49,13 @@ key_env = click.option(
 
 def workload(*, prompt: str, output: int) -> Callable[[Command], Command]:
     """What is run, with these defaults."""
-    numbers = options.Each(options.Tokens())
-    each = [
+    return options.together(
         click.option(
-            "--prompt", type=numbers, default=prompt, show_default=True, help="Prompt tokens of prefills."
+            "--prompt",
+            type=options.Each(options.Tokens()),
+            default=prompt,
+            show_default=True,
+            help="Prompt tokens of prefills.",
         ),
         click.option(
             "--output",
@@ -61,28 +64,9 @@ def workload(*, prompt: str, output: int) -> Callable[[Command], Command]:
             show_default=True,
             help="Output tokens of decodes.",
         ),
-        click.option(
-            "--depth",
-            type=options.Each(options.Tokens(zero=True)),
-            default="0",
-            show_default=True,
-            help="Tokens already in the context.",
-        ),
-        click.option(
-            "--parallel",
-            type=options.Each(click.IntRange(1, 256)),
-            default="1",
-            show_default=True,
-            help="Sequences at once.",
-        ),
-    ]
-
-    def add(command: Command) -> Command:
-        for option in reversed(each):
-            command = option(command)
-        return command
-
-    return add
+        options.depths,
+        options.parallels(most=256),
+    )
 
 
 @click.command()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from weigh.estimate.extras import Extras
     from weigh.estimate.serving import Served
     from weigh.estimate.setup import SetupEstimate
+    from weigh.estimate.site import Site
     from weigh.model.ggml_types import GgmlType
 
 _NO = 1
@@ -40,10 +41,7 @@ def fit(
     parallel: int,
     kv_type: GgmlType,
     reserve: int | None,
-    named: tuple[str, ...],
-    vram: int | None,
-    bandwidth: float | None,
-    ram: int | None,
+    asked: tuple[Site, ...],
     engine: str,
     draft: str | None,
     acceptance: float | None,
@@ -67,7 +65,6 @@ def fit(
     settings, workload = options.settings_and_workload(
         context=context, prompt=prompt, output=output, depth=depth, parallel=parallel, kv_type=kv_type
     )
-    asked = options.sites(named, vram, bandwidth, ram)
     with site_asked_for(asked, calibrate=not no_calibrate) as first:
         sites = asked or (first,)
         found = [serve(engine, spec, site, settings, workload, reserve_bytes=reserve) for site in sites]
@@ -140,10 +137,7 @@ def curve(
     kv_types: tuple[GgmlType, ...],
     parallel: int,
     reserve: int | None,
-    named: tuple[str, ...],
-    vram: int | None,
-    bandwidth: float | None,
-    ram: int | None,
+    asked: tuple[Site, ...],
     plot: str | None,
     no_calibrate: bool,
     as_json: bool,
@@ -162,7 +156,6 @@ def curve(
 
         picture.check(Path(plot))
     specs = [resolve(model) for model in models]
-    asked = options.sites(named, vram, bandwidth, ram)
     with site_asked_for(asked, calibrate=not no_calibrate) as first:
         found = compared(
             specs,
@@ -225,10 +218,7 @@ def cost(
     depth: int,
     kv_type: GgmlType,
     reserve: int | None,
-    named: str | None,
-    vram: int | None,
-    bandwidth: float | None,
-    ram: int | None,
+    asked: tuple[Site, ...],
     no_calibrate: bool,
     as_json: bool,
 ) -> int:
@@ -247,7 +237,6 @@ def cost(
         context=context, prompt=prompt, output=output, depth=depth, parallel=users, kv_type=kv_type
     )
     spec = resolve(model)
-    asked = options.sites([named] if named is not None else [], vram, bandwidth, ram)
     with site_asked_for(asked, calibrate=not no_calibrate) as site:
         setup = weigh(spec, site, settings, workload, reserve_bytes=reserve)
         found = price_tokens(setup, given, prices)
@@ -279,10 +268,7 @@ def recommend(
     output: int | None,
     depth: int,
     kv_type: GgmlType,
-    named: str | None,
-    vram: int | None,
-    bandwidth: float | None,
-    ram: int | None,
+    asked: tuple[Site, ...],
     no_calibrate: bool,
     as_json: bool,
 ) -> int:
@@ -316,7 +302,6 @@ def recommend(
         parallel=wanted.users,
         kv_type=kv_type,
     )
-    asked = options.sites([named] if named is not None else [], vram, bandwidth, ram)
     with site_asked_for(asked, calibrate=not no_calibrate) as site:
         answer = search(wanted, site, workload=workload, kv_type=kv_type, limit=limit)
         print_answer(
@@ -382,16 +367,12 @@ def buy(
 @options.as_json
 def table(
     context: int,
-    named: str | None,
-    vram: int | None,
-    bandwidth: float | None,
-    ram: int | None,
+    asked: tuple[Site, ...],
     as_json: bool,
 ) -> int:
     """Rules of thumb about model sizes, beside what is computed; where each of them misleads."""
     from weigh.advise.table import size_table
 
-    asked = options.sites([named] if named is not None else [], vram, bandwidth, ram)
     with site_asked_for(asked, calibrate=False) as site:
         found = size_table(site, context_tokens=context)
         print_answer(as_json, lambda d: d.table_document(found), lambda s: s.show_table(found))

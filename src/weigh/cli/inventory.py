@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from weigh.cli import options
 from weigh.cli.answering import print_answer, site_asked_for, this_machine
+
+if TYPE_CHECKING:
+    from weigh.estimate.site import Site
 
 _NO = 1
 
@@ -71,10 +76,7 @@ def model(model: str, as_json: bool) -> int:
 @options.as_json
 def models(
     folders: tuple[str, ...],
-    named: str | None,
-    vram: int | None,
-    bandwidth: float | None,
-    ram: int | None,
+    asked: tuple[Site, ...],
     as_json: bool,
 ) -> int:
     """The models already on this machine, where they lie, and whether they fit.
@@ -86,7 +88,6 @@ def models(
 
     from weigh.advise.shelf import shelf
 
-    asked = options.sites([named] if named is not None else [], vram, bandwidth, ram)
     with site_asked_for(asked, calibrate=False) as site:
         found = shelf([Path(folder) for folder in folders], site)
         print_answer(as_json, lambda d: d.shelf_document(found), lambda s: s.show_shelf(found, site))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -98,7 +99,7 @@ class Years(click.ParamType[float]):
         return float(match[1]) / (12 if match[2] == "m" else 1)
 
 
-def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     def apply(command: Command) -> Command:
         for option in reversed(options):
             command = option(command)
@@ -133,14 +134,14 @@ _kv_type = click.option(
     "--kv-type", type=KvType(), default="F16", show_default=True, help="Number format of the KV cache."
 )
 
-workload = _together(
+workload = together(
     click.option("--prompt", type=Tokens(), default=512, show_default=True, help="Prompt tokens."),
     click.option("--output", type=Tokens(), default=128, show_default=True, help="Output tokens."),
     _depth,
     _kv_type,
 )
 
-task_workload = _together(
+task_workload = together(
     click.option("--prompt", type=Tokens(), help="Prompt tokens (default: 512; first token: the task's)."),
     click.option("--output", type=Tokens(), help="Output tokens (default: 128)."),
     _depth,
@@ -151,18 +152,30 @@ parallel = click.option(
     "--parallel", type=click.IntRange(1, 1024), default=1, show_default=True, help="Sequences at once."
 )
 
+depths = click.option(
+    "--depth",
+    type=Each(Tokens(zero=True)),
+    default="0",
+    show_default=True,
+    help="Tokens already in the context.",
+)
 
-sweep = _together(
+
+def parallels(*, most: int) -> Callable[[Command], Command]:
+    return click.option(
+        "--parallel",
+        type=Each(click.IntRange(1, most)),
+        default="1",
+        show_default=True,
+        help="Sequences at once.",
+    )
+
+
+sweep = together(
     click.option("--context", type=Each(Tokens()), help="Tokens of context per sequence (default: 4096)."),
     click.option("--prompt", type=Each(Tokens()), default="512", show_default=True, help="Prompt tokens."),
     click.option("--output", type=Tokens(), default=128, show_default=True, help="Output tokens."),
-    click.option(
-        "--depth",
-        type=Each(Tokens(zero=True)),
-        default="0",
-        show_default=True,
-        help="Tokens already in the context.",
-    ),
+    depths,
     click.option(
         "--kv-type",
         type=Each(KvType()),
@@ -170,13 +183,7 @@ sweep = _together(
         show_default=True,
         help="Number format of the KV cache.",
     ),
-    click.option(
-        "--parallel",
-        type=Each(click.IntRange(1, 1024)),
-        default="1",
-        show_default=True,
-        help="Sequences at once.",
-    ),
+    parallels(most=1024),
     click.option("--threads", type=Each(click.IntRange(1, 4096)), help="Threads (default: all cores)."),
 )
 
@@ -188,7 +195,7 @@ engine = click.option(
     help="Whose memory and settings.",
 )
 
-extras = _together(
+extras = together(
     click.option(
         "--draft", help="Draft for speculative decoding: a MODEL, `ngram`, or `mtp` (its own layers)."
     ),
@@ -208,7 +215,7 @@ ons = click.option(
     help="A device by name instead of this machine, e.g. 'RTX 4090' or '2x RTX 3090, 64GB'; again to compare.",
 )
 
-_own = _together(
+_own = together(
     click.option("--vram", type=Bytes(), help="A GPU of your own figures: its memory, e.g. 24G."),
     click.option("--bandwidth", type=click.FloatRange(min=0, min_open=True), help="Its bandwidth in GB/s."),
     click.option("--ram", type=Bytes(), help="RAM beside it, or of a machine without a GPU."),
@@ -216,12 +223,31 @@ _own = _together(
 
 
 def device(command: Command) -> Command:
-    """`--on`, or the figures of a device nobody has named."""
-    return on(_own(command))
+    """`--on`, or the figures of a device nobody has named; the command gets it as `asked`, () for this machine."""
+    return on(_own(_with_sites(command)))
 
 
 def devices(command: Command) -> Command:
-    return ons(_own(command))
+    """As `device`; each that is named."""
+    return ons(_own(_with_sites(command)))
+
+
+def _with_sites(command: Command) -> Command:
+    @wraps(command)
+    def gathered(
+        *args: Any,
+        named: str | tuple[str, ...] | None,
+        vram: int | None,
+        bandwidth: float | None,
+        ram: int | None,
+        **given: Any,
+    ) -> Any:
+        names = (named,) if isinstance(named, str) else named or ()
+        return command(*args, asked=sites(names, vram, bandwidth, ram), **given)
+
+    made: Any = gathered
+    found: Command = made
+    return found
 
 
 def sites(
