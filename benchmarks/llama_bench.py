@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -39,7 +39,7 @@ from weigh.bench.turns import prompt_ids
 from weigh.engines.engine import Limits, Settings
 from weigh.engines.llama_server import LlamaServer
 from weigh.machine import kernel_files, page_cache, probe
-from weigh.machine.disturbance import Watch
+from weigh.machine.disturbance import Disturbance, Watch
 from weigh.machine.processes import descendants
 from weigh.median import median_interval
 from weigh.model.gguf import read_gguf
@@ -104,7 +104,7 @@ def main() -> None:
     prompts, depths = (tuple(map(int, text.split(","))) for text in (given.prompt, given.depth))
     asked = Asked(prompts=prompts, output_tokens=given.output, depths=depths, most_s=1e9, starts=0)
     settings = Settings(context_tokens=max(prompts) + given.output + max(depths), threads=given.threads)
-    watch = Watch()
+    disturbed: list[Disturbance] = []
     with tempfile.TemporaryDirectory() as folder:
         programs = [_wrapped(given, name, Path(folder)) for name in ("llama-bench", "llama-server")]
         bench, server = programs[0], LlamaServer(programs[1])
@@ -114,9 +114,10 @@ def main() -> None:
             spec = read_gguf(path)
             roomy = replace(settings, context_tokens=max(settings.context_tokens, 1024))
             memory = _memory(spec, server, roomy)
-            for speeds in _rounds(spec, bench, server, asked, settings, given.rounds):
+            for speeds, meanwhile in _rounds(spec, bench, server, asked, settings, given.rounds):
                 found[path.name] = (spec, speeds, memory)
-                _keep(given, found, version, watch.so_far().problems)
+                disturbed.append(meanwhile)
+                _keep(given, found, version, _worst(disturbed).problems)
 
 
 def _keep(given: argparse.Namespace, found: Found, version: str, problems: tuple[str, ...]) -> None:
@@ -142,8 +143,8 @@ def _wrapped(given: argparse.Namespace, name: str, folder: Path) -> str:
 
 def _rounds(
     spec: ModelSpec, bench: str, server: LlamaServer, asked: Asked, settings: Settings, rounds: int
-) -> Iterator[dict[Key, Both]]:
-    """All that is known after each round."""
+) -> Iterator[tuple[dict[Key, Both], Disturbance]]:
+    """All that is known after each round, and what else the machine did in it; between rounds it may do what it will."""
     found: dict[Key, Both] = {}
     for number in range(rounds):
         print(f"{spec.name}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
@@ -151,10 +152,20 @@ def _rounds(
             ("weigh", lambda: _weigh(spec, server, asked, settings)),
             ("llama_bench", lambda: _llama_bench(spec, bench, asked, settings)),
         ]
+        watch = Watch()
         for name, run in ways if number % 2 == 0 else ways[::-1]:
             for key, samples in run().items():
                 getattr(found.setdefault(key, Both()), name).append(samples)
-        yield found
+        yield found, watch.so_far()
+
+
+def _worst(rounds: Sequence[Disturbance]) -> Disturbance:
+    """Of each kind the round that had most of it."""
+    kinds = [(one.others, one.stolen, one.throttled) for one in rounds]
+    others, stolen, throttled = (
+        max((value for value in kind if value is not None), default=None) for kind in zip(*kinds, strict=True)
+    )
+    return Disturbance(others, stolen, None if throttled is None else int(throttled))
 
 
 def _weigh(spec: ModelSpec, server: LlamaServer, asked: Asked, settings: Settings) -> dict[Key, list[float]]:
@@ -292,7 +303,7 @@ def _page(found: Found, version: str, problems: tuple[str, ...]) -> str:
         f"Written by `python benchmarks/llama_bench.py`: {version} for both, {machine.cpu.model},"
         f" {machine.cpu.threads} cores, rounds of {TURNS} runs each, in turns.",
         "Tokens per second, medians of all runs. The ratio is the median of the rounds', with its 80 % interval.",
-        *([f"Not to be trusted: {'; '.join(problems)}.", ""] if problems else [""]),
+        *([f"Not to be trusted: in the worst round {'; '.join(problems)}.", ""] if problems else [""]),
         "| model | what | at depth | rounds | weigh | llama-bench | weigh / llama-bench | between |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]

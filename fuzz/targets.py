@@ -173,8 +173,8 @@ def profiles(data: bytes) -> None:
 def runs(data: bytes) -> None:
     """Runs and measurements, of weigh and of other programs; each is shown, counted and written again."""
     from weigh.advise.compare import compare
-    from weigh.cli.documents import accuracy_document, compared_document, history_document
     from weigh.cli.page import page
+    from weigh.cli.runs_document import accuracy_document, compared_document, history_document
     from weigh.store.accuracy import GROUPINGS, accuracy
     from weigh.store.exchange import as_csv, as_markdown, read
     from weigh.store.measurement import Measurement
@@ -198,7 +198,7 @@ def runs(data: bytes) -> None:
 
 def _looked_at(spec: object) -> None:
     """What every face computes of a model, so that no figure of an accepted one fails later."""
-    from weigh.cli.documents import model_document
+    from weigh.cli.inventory_document import model_document
 
     json.dumps(model_document(spec))  # type: ignore[arg-type]
 

@@ -31,6 +31,11 @@ def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says first; its kind, when it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class WeighError(Exception):
     """Root of all errors weigh raises on purpose. `hint` says what to try, without naming a face.
 

@@ -83,6 +83,17 @@ def test_names_of_any_bytes_are_read(repository: Repository) -> None:
     assert tree.changed_unix_s() == {os.fsdecode(name): when for name in names}
 
 
+def test_a_commit_whose_time_is_unreadable_is_old(repository: Repository) -> None:
+    written = repository.commit({"a.py": "a"})
+    (repository.folder / "b.py").write_text("b")
+    repository.git("add", "b.py")
+    tree, parent = repository.git("write-tree").decode().strip(), repository.git("rev-parse", "HEAD").decode()
+    text = f"tree {tree}\nparent {parent.strip()}\nauthor x <x@x> soon\ncommitter x <x@x> 1 +0000\n\nx\n"
+    hash_object = ("hash-object", "-t", "commit", "-w", "--stdin", "--literally")
+    repository.git("update-ref", "HEAD", repository.git(*hash_object, given=text.encode()).decode().strip())
+    assert GitTree(repository.folder).changed_unix_s() == {"a.py": written, "b.py": 0}
+
+
 def test_links_and_submodules_have_no_content(repository: Repository) -> None:
     repository.commit({"a.py": "a"})
     (repository.folder / "link.py").symlink_to("/etc/passwd")

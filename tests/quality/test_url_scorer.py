@@ -25,6 +25,7 @@ class StandIn:
         self.bos: int | None = BOS
         self.echoes, self.tokenizes = True, True
         self.broken: float | None = None
+        self.tops: Any = None
         self.asked: list[dict[str, Any]] = []
 
     def answer(self, path: str, body: dict[str, Any]) -> Any:
@@ -43,7 +44,8 @@ class StandIn:
             judged[-2:] = [self.broken] * 2
         tops = [{"e": math.log(0.5), "?": judged[n]} for n in range(len(tokens))]
         if self.echoes:
-            return {"token_logprobs": [None, *judged[1:]], "top_logprobs": [None, *tops[1:]]}
+            tops = [None, *tops[1:]] if self.tops is None else self.tops
+            return {"token_logprobs": [None, *judged[1:]], "top_logprobs": tops}
         return {"token_logprobs": judged, "top_logprobs": tops}
 
 
@@ -119,3 +121,11 @@ def test_log_probabilities_that_are_none_are_not_believed(server: tuple[str, Sta
             model.broken = broken
             with pytest.raises(EngineCrashed, match="log-probabilities that are none"):
                 scorer.score([1, 2, 3], 1)
+
+
+@pytest.mark.parametrize("tops", [{}, "tops", [None, {"e": "high"}], [None, [0.5]], 7])
+def test_likeliest_tokens_that_are_none_are_not_counted(server: tuple[str, StandIn], tops: Any) -> None:
+    url, model = server
+    with UrlScorer(url) as scorer:
+        model.tops = tops
+        assert not scorer.score([1, ord("e"), ord("e")], 1).top.any()

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from tests.shrink.teachers import TEXTS, make_teacher
-from weigh.errors import BadFile, BadInput
+from weigh.errors import BadFile, BadInput, NoSpace
 from weigh.quality.text import Text
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from safetensors import SafetensorError  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen3Config  # noqa: E402
@@ -200,6 +201,29 @@ def test_a_step_that_ctrl_c_falls_into_is_finished(teacher: Path, tmp_path: Path
         signal.signal(signal.SIGINT, before)
     assert told  # the signal did not cut the call short
     assert torch.load(tmp_path / "alone.training", weights_only=True)["step"] == 2
+
+
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt(), SafetensorError("I/O error: No space left")])
+def test_a_student_half_written_is_written_anew(
+    stopped: BaseException, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(Shape(layers=1), steps=2, **STEP)
+
+    def breaks_off(_model: object, folder: Path) -> None:
+        folder.mkdir()
+        raise stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LlamaForCausalLM, "save_pretrained", breaks_off)
+        with pytest.raises((KeyboardInterrupt, NoSpace)):
+            distill(teacher, TEXTS, tmp_path, recipe, arms=["alone"], progress=silent)
+    steps: list[str] = []
+    made = distill(
+        teacher, TEXTS, tmp_path, recipe, arms=["alone"], progress=lambda stage, _: steps.append(stage)
+    )
+    assert load_file(made[0].folder / "model.safetensors")
+    assert not any("step" in stage for stage in steps)
+    assert [path.name for path in tmp_path.iterdir()] == ["alone"]
 
 
 def test_parts_of_a_step_add_up_to_it(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

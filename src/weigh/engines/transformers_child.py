@@ -94,8 +94,11 @@ class Model:
         try:
             if too_many:
                 self._cache.crop(-too_many)
-        except (AttributeError, NotImplementedError, RuntimeError, ValueError):
-            return 0  # windows that have moved on, and states, cannot be taken back
+        except (AttributeError, RuntimeError, ValueError):
+            # A cache without `crop`; windows that have moved on, and states, cannot be taken back, which some
+            # releases call a RuntimeError and some a ValueError. Want of memory is a RuntimeError too, but cutting
+            # takes views of what there is and allocates nothing.
+            return 0
         return shared
 
 

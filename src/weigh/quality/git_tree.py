@@ -206,7 +206,8 @@ def _commits(words: Sequence[bytes]) -> Iterator[tuple[float, list[tuple[bytes, 
         if status.startswith(b"\1"):
             if changes:
                 yield written_s, changes
-            written_s, changes = float(status[1:]), []
+            # of a damaged commit git tells no time; like git's own log, take the oldest there is
+            written_s, changes = float(status[1:] or 0), []
         elif status:
             paths = 2 if status[:1] in (b"R", b"C") else 1
             changes.append((status, *(next(rest, b"") for _ in range(paths))))

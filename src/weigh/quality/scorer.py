@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from weigh import units
+from weigh.engines.closing import ClosedAfterUse
 from weigh.engines.engine import HOST, Limits
 from weigh.errors import BadInput, EngineTimeout
 
@@ -179,7 +180,7 @@ def _python(kind: str) -> str:
     return Transformers().python
 
 
-class ChildScorer:
+class ChildScorer(ClosedAfterUse):
     """See `Scorer`. With two models it also compares them; alone it scores the only one."""
 
     def __init__(self, python: str, given: Mapping[str, Any], limits: Limits) -> None:
@@ -264,11 +265,3 @@ class ChildScorer:
             self._lines.close()
             self._connection.close()
         self._child.end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from weigh.engines.closing import ClosedAfterUse
 from weigh.engines.endpoint import Refused
 from weigh.engines.engine import Limits
 from weigh.engines.openai_api import COMPLETIONS, OpenAiModel
@@ -18,7 +18,7 @@ _CONTEXT_TOKENS = 2048  # where the server does not say what it takes
 _PROBE = "def add(a, b):\n    return a + b\n"
 
 
-class UrlScorer:
+class UrlScorer(ClosedAfterUse):
     """See `weigh.quality.scorer.Scorer`. The server is asked by token ids, so it needs its tokenizer at hand too.
 
     A server tells neither its vocabulary nor its special tokens. What its tokenizer puts before a text is taken for
@@ -127,23 +127,20 @@ class UrlScorer:
     def close(self) -> None:
         self._served.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 def _of_prompt(answer: Any, count: int) -> tuple[list[Any] | None, list[float | None]]:
     """Log-probabilities of the prompt's tokens, and of the likeliest at each place; None when there are none."""
     try:
         found = answer["choices"][0]["logprobs"]
-        logprobs, tops = found["token_logprobs"], found.get("top_logprobs") or []
+        logprobs, tops = found["token_logprobs"], found.get("top_logprobs")
     except (TypeError, KeyError, IndexError):
         return None, []
     if not isinstance(logprobs, list) or len(logprobs) < count or logprobs[0] is not None:
         return None, []  # without the prompt the list is as long as the answer; the first token has no judge
-    best = [max(top.values()) if isinstance(top, dict) and top else None for top in tops[:count]]
+    best = [_highest(top) for top in tops[:count]] if isinstance(tops, list) else []
     return logprobs[:count], best + [None] * (count - len(best))
+
+
+def _highest(top: Any) -> float | None:
+    known = [one for one in top.values() if isinstance(one, int | float)] if isinstance(top, dict) else []
+    return max(known, default=None)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from weigh.errors import BadFile, BadInput, NoSpace
+from weigh.errors import BadFile, BadInput, NoSpace, first_line
 from weigh.shrink.training import Training
 
 TOLD = "training.json"  # in a student's folder: what it was made with, and its log
@@ -57,7 +58,7 @@ def read_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, **_OWN)
     except Exception as error:  # transformers raises many kinds for files that are not what they should be
-        raise _cannot(folder, error) from error
+        raise BadFile(folder, f"cannot be loaded: {first_line(error)}") from error
 
 
 def read_model(folder: Path, config: Any, on: torch.device) -> Any:
@@ -77,16 +78,11 @@ def read_model(folder: Path, config: Any, on: torch.device) -> Any:
                 **_OWN,
             )
     except Exception as error:
-        raise _cannot(folder, error) from error
+        raise BadFile(folder, f"cannot be loaded: {first_line(error)}") from error
     lacking = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
     if lacking:  # transformers would put random numbers there
         raise BadFile(folder, f"`{lacking[0]}` is not in its weights, or of another shape")
     return model.to(on).eval().requires_grad_(False)
-
-
-def _cannot(folder: Path, error: Exception) -> BadFile:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return BadFile(folder, f"cannot be loaded: {said}")
 
 
 @contextmanager
@@ -137,8 +133,9 @@ def write_student(training: Training, teacher: Path, dtype: torch.dtype, folder:
                 shutil.copyfile(teacher / name, part / name)
         (part / TOLD).write_text(json.dumps(told) + "\n", encoding="utf-8")
         part.rename(folder)
-    except OSError as error:
-        raise NoSpace(f"`{folder}` cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:  # the latter wraps what the file raised
+        said = getattr(error, "strerror", None) or first_line(error)
+        raise NoSpace(f"`{folder}` cannot be written: {said}") from error
 
 
 def told_student(folder: Path, name: str, about: Mapping[str, Any]) -> Student | None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from weigh import units
-from weigh.errors import BadInput, NoSpace
+from weigh.errors import BadInput, NoSpace, first_line
 
 GRADIENT_NORM = 1.0
 WEIGHT_DECAY = 0.1
@@ -120,7 +120,8 @@ class Training:
                 if now - written > KEEP_S:
                     self.keep()
                     written = time.monotonic()
-            self.keep()
+            if self.step > first:
+                self.keep()
 
     def _said(self, took_s: float, steps: int) -> str:
         said = f": step {self.step:,} of {self.steps:,}"
@@ -152,7 +153,7 @@ class Training:
         Raises:
             NoSpace: it cannot be written.
         """
-        part = self.kept.with_suffix(".part")
+        part = self.kept.with_name(self.kept.name + ".part")
         state = {
             "about": dict(self.about),
             "step": self.step,
@@ -189,7 +190,7 @@ class Training:
             raise
         except Exception as error:  # torch raises a dozen kinds for a file that is none of its own
             raise BadInput(
-                f"{self.kept}: cannot be gone on with: {str(error).splitlines()[0]}",
+                f"{self.kept}: cannot be gone on with: {first_line(error)}",
                 hint="remove it to begin anew",
             ) from error
 

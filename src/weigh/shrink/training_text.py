@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from weigh.errors import BadFile, BadInput
+from weigh.errors import BadFile, BadInput, first_line
 from weigh.quality.text import Text
 
 HELD_OUT = 8  # one file in so many is never trained on
@@ -75,7 +75,7 @@ def training_windows(
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for files that are not what they should be
-        raise BadFile(folder, f"its tokenizer cannot be loaded: {_first_line(error)}") from error
+        raise BadFile(folder, f"its tokenizer cannot be loaded: {first_line(error)}") from error
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     head = [start for start in (eos if bos is None else bos,) if start is not None]
     ids = array("i")
@@ -99,7 +99,3 @@ def training_windows(
         )
     cut = torch.frombuffer(ids, dtype=torch.int32)[: count * own].view(count, own).long()
     return torch.cat([torch.full((count, len(head)), head[0] if head else 0), cut], dim=1)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
