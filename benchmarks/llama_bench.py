@@ -144,7 +144,7 @@ def _wrapped(given: argparse.Namespace, name: str, folder: Path) -> str:
 def _rounds(
     spec: ModelSpec, bench: str, server: LlamaServer, asked: Asked, settings: Settings, rounds: int
 ) -> Iterator[tuple[dict[Key, Both], Disturbance]]:
-    """All that is known after each round, and what else the machine did in it; between rounds it may do what it will."""
+    """All that is known after each round, and what else the machine did in it (between them it may do what it will)."""
     found: dict[Key, Both] = {}
     for number in range(rounds):
         print(f"{spec.name}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
