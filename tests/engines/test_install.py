@@ -248,6 +248,15 @@ def test_a_folder_of_others_is_not_touched(engines_folder: Path) -> None:
     assert theirs.read_text() == "mine"
 
 
+def test_an_environment_that_cannot_be_removed_is_named(engines_folder: Path) -> None:
+    environment = Environment("tiny")
+    environment.folder.mkdir(parents=True)
+    environment.write(Receipt("tiny", whole=True))
+    (environment.folder / "weigh.json.new").mkdir()  # in the way of what is written first
+    with pytest.raises(BadInput, match="cannot be removed: Is a directory"):
+        remove("tiny")
+
+
 def test_two_at_once_do_not_meet(engines_folder: Path) -> None:
     engines_folder.mkdir()
     held = os.open(engines_folder, os.O_RDONLY)

@@ -108,7 +108,8 @@ def remove(name: str) -> int:
     """Remove the environment of an engine; the bytes it took, 0 when there was none.
 
     Raises:
-        BadInput: its folder holds something that weigh did not make, or another weigh is at work there.
+        BadInput: its folder holds something that weigh did not make, another weigh is at work there, or it may
+            not be removed.
     """
     environment = Environment(name)
     if not environment.folder.exists():
@@ -116,8 +117,11 @@ def remove(name: str) -> int:
     with _alone(environment.folder.parent):
         _refuse_others_folder(environment)
         size_bytes = _size_bytes(environment.folder)
-        environment.write(Receipt(name))  # not whole from now on, however this ends
-        _clear(environment)
+        try:
+            environment.write(Receipt(name))  # not whole from now on, however this ends
+            _clear(environment)
+        except OSError as error:
+            raise BadInput(f"{environment.folder} cannot be removed: {error.strerror}") from None
         return size_bytes
 
 
@@ -295,6 +299,8 @@ def _alone(folder: Path) -> Iterator[None]:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise BadInput(f"another weigh is at work in {folder}", hint="wait until it is done") from None
+    except OSError as error:  # some network file systems have no locks
+        raise BadInput(f"{folder} cannot be locked: {error.strerror}") from None
     else:
         yield
     finally:
