@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 MOST_LETTERS = 300  # of a name
@@ -12,6 +13,7 @@ LAST_UNIX_S = 4102444800.0  # the year 2100
 MOST_DEPTH = 12  # of objects and lists in one another, where any are allowed
 
 Scalar = int | float | str | bool | None
+_KINDS: dict[type, str] = {int: "whole number", float: "number", str: "text", bool: "yes or no"}
 
 
 def printable(text: str, most: int = MOST_LETTERS) -> str:
@@ -99,6 +101,13 @@ class Fields:
     def number(self, key: str, *, zero: bool = False, most: float = LARGEST) -> float:
         return self._number(self.take(key), key, zero=zero, most=most)
 
+    def signed(self, key: str, *, most: float = LARGEST) -> float:
+        """A number of either sign."""
+        found = self.take(key)
+        if isinstance(found, bool) or not isinstance(found, int | float) or not -most <= found <= most:
+            raise ValueError(f"`{self._at(key)}` is not a number from {-most:g} to {most:g}")
+        return float(found) + 0.0  # minus nought is nought, so that equal runs have equal ids
+
     def numbers(self, key: str, *, most: int, zero: bool = False) -> tuple[float, ...]:
         return tuple(self._number(item, key, zero=zero) for item in self._list(key, most))
 
@@ -109,6 +118,12 @@ class Fields:
             raise ValueError(f"`{self._at(key)}` is not a list of lists of at most {most} numbers")
         return tuple(tuple(self._number(item, key, zero=True) for item in one) for one in lists)
 
+    def rows(self, key: str, columns: Mapping[str, type], *, most: int) -> tuple[tuple[Scalar, ...], ...]:
+        """Lists of one value for each of the columns; text, whole and other numbers of either sign, or null."""
+        return tuple(
+            self._row(one, place, key, columns) for place, one in enumerate(self._list(key, most), 1)
+        )
+
     def whole(self, key: str, *, least: int = 0, most: int = MOST_TOKENS) -> int:
         found = self.take(key)
         if isinstance(found, bool) or not isinstance(found, int) or not least <= found <= most:
@@ -118,6 +133,16 @@ class Fields:
     def end(self) -> None:
         if self._left:
             raise ValueError(f"`{self._at(min(self._left))[:MOST_LETTERS]}` is no key of {self.of}")
+
+    def _row(self, found: object, place: int, key: str, columns: Mapping[str, type]) -> tuple[Scalar, ...]:
+        if not isinstance(found, list) or len(found) != len(columns):
+            raise ValueError(f"`{self._at(key)}[{place}]` is not {', '.join(columns)}")
+        for value, (name, kind) in zip(found, columns.items(), strict=True):
+            self._scalar(value, key)
+            told = (int, float) if kind is float else (kind,)
+            if value is not None and (type(value) not in told):
+                raise ValueError(f"`{self._at(key)}[{place}]`: its {name} is no {_KINDS[kind]}")
+        return tuple(found)
 
     def _list(self, key: str, most: int) -> list[Any]:
         found = self.take(key)

@@ -122,9 +122,21 @@ def _measurements_and_events(db: sqlite3.Connection) -> None:
     )
 
 
+def _quality(db: sqlite3.Connection) -> None:
+    """What was measured of models' quality, pieces apart (deflated JSON)."""
+    db.execute(
+        "CREATE TABLE quality (id TEXT PRIMARY KEY, when_unix_s REAL NOT NULL, way TEXT NOT NULL,"
+        " model TEXT NOT NULL, quantization TEXT NOT NULL, catalog_id TEXT NOT NULL, fingerprint TEXT NOT NULL,"
+        " origin TEXT NOT NULL DEFAULT '', origin_file TEXT NOT NULL DEFAULT '', imported_unix_s REAL,"
+        " body TEXT NOT NULL, pieces BLOB NOT NULL)"
+    )
+    db.execute("CREATE INDEX quality_by_time ON quality (origin, when_unix_s)")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _first_tables,
     _ledger,
     _formula_versions,
     _measurements_and_events,
+    _quality,
 )
