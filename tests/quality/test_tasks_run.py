@@ -215,11 +215,14 @@ def test_a_server_with_other_models():
 
 def test_answers_are_kept_as_they_come(tmp_path: Path):
     kept = Kept(tmp_path / "deep" / "answers.jsonl")
-    with server(lambda request: "half \ud83d a character") as url, from_url(url) as writer:
+    said = "ANSWER: half \ud83d a character"  # which the reason for its failing repeats
+    with server(lambda request: said) as url, from_url(url) as writer:
         run = put(writer, REVIEW[:2], Asked(), keep=kept.add)
     kept.close()
     lines = [json.loads(line) for line in kept.path.read_text(encoding="utf-8").splitlines()]
     assert [line["task"] for line in lines] == [answer.task for answer in run.answers]
+    assert [line["text"] for line in lines] == [said] * 2
+    assert any("\ud83d" in line["why"] for line in lines)
     assert set(lines[0]) == {
         "model",
         "task",

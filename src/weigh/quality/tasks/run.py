@@ -115,7 +115,8 @@ class Kept:
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: TextIO = path.open("a", encoding="utf-8")
+            # half a character from a server (a lone surrogate) becomes `\ud83d`, as JSON spells it
+            self._file: TextIO = path.open("a", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise BadInput(f"{path}: answers cannot be kept there ({error.strerror})") from error
 
@@ -128,8 +129,6 @@ class Kept:
                 self._file.flush()
         except OSError as error:
             raise NoSpace(f"{self.path}: an answer cannot be kept ({error.strerror})") from error
-        except UnicodeEncodeError:  # half a character from a server
-            self.add(model, _spelled(answer))
 
     def close(self) -> None:
         self._file.close()
@@ -235,9 +234,3 @@ def answered(
     if reply.cut and not verdict.passed:
         verdict = Verdict(False, f"cut after {sampling.most_tokens} tokens; {verdict.why}")
     return Answer(task.id, sample, reply.text, verdict, reply.output_tokens, reply.cut, reply.took_s)
-
-
-def _spelled(answer: Answer) -> Answer:
-    from dataclasses import replace
-
-    return replace(answer, text=answer.text.encode("utf-8", "backslashreplace").decode())
