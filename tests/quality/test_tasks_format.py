@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,14 @@ def test_lines():
     assert "no list" in compare(expected, "a and b").why
 
 
+@pytest.mark.parametrize("written", ["\n" * 200_000, "-\n" * 100_000, "```" + "a" * 199_997, "`" * 200_000])
+def test_what_repeats_for_ever_is_looked_through_once(written: str):
+    """Were the time to grow with the length's square, this would take the better part of an hour."""
+    assert extract.answer_line(written) is None
+    assert extract.entries(written) is None
+    assert extract.code_blocks(written) == []
+
+
 def test_a_careless_escape_is_python_all_the_same():
     assert extract.is_python('x = "\\d"')
     assert not extract.is_python("x =")
@@ -272,6 +281,26 @@ def test_a_gap_within_a_line():
     task = replace(GAP, prefix="def f(x):\n    return (", suffix=" + 1)\n")
     assert completed_part(task, "x * 2 + 1)\n\nmore") == "x * 2"
     assert completed_part(task, "x * 2") == "x * 2"
+
+
+WITHIN_A_LINE = [task for task in load_tasks(wanted=["completion"]) if not task.prefix.endswith("\n")]
+
+
+@pytest.mark.parametrize("task", WITHIN_A_LINE, ids=lambda task: task.id)
+def test_a_chat_may_write_the_whole_line(task: Task):
+    begun = task.prefix.rpartition("\n")[2]
+    for answer in task.right_answers:
+        part = extract.code(answer, task.language)
+        assert part is not None
+        for reply in (part, begun + part, textwrap.dedent(begun + part), "\n" + begun + part):
+            assert extract.without_line_begun(task.prefix, reply, task.suffix) == part.lstrip("\n")
+
+
+def test_a_chat_may_write_the_whole_line_to_its_end():
+    prefix, suffix = "def f(x):\n    return (", " + 1)\n"
+    for reply in ("return (x * 2 + 1)\n", "    return (x * 2 + 1)", "x * 2"):
+        assert extract.without_line_begun(prefix, reply, suffix) == "x * 2"
+    assert extract.without_line_begun("def f(x):\n", "    return x\n", "") == "    return x\n"
 
 
 @pytest.mark.parametrize("middle", ["        return 1\n", "return 1\n", "return 1", "    return 1\n"])

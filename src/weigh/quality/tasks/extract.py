@@ -10,11 +10,13 @@ import threading
 import warnings
 from typing import Any
 
+# A reply can be anything, so what repeats never gives back what it took, nor reaches over lines: time stays in
+# proportion to length.
 _FENCE = re.compile(
-    r"^(?P<indent>[ \t]*)(?P<marks>```+|~~~+)[ \t]*(?P<language>[^\s`]*)[^\n`]*\n", re.MULTILINE
+    r"^(?P<indent>[ \t]*)(?P<marks>```++|~~~++)[ \t]*+(?P<language>[^\s`]*+)[^\n`]*+\n", re.MULTILINE
 )
 _ANSWER = re.compile(
-    r"^[\W_]*(?:final\s+)?answer[\s*_`]*[:=][\s*_]*(?P<rest>.*)$", re.IGNORECASE | re.MULTILINE
+    r"^(?:[^\w\n]|_)*+(?:final\s+)?answer[\s*_`]*[:=][\s*_]*(?P<rest>.*)$", re.IGNORECASE | re.MULTILINE
 )
 _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,_ ]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?%?")
@@ -78,6 +80,25 @@ def is_python(text: str) -> bool:
     return True
 
 
+def without_line_begun(prefix: str, middle: str, suffix: str) -> str:
+    """A chat's text for a gap within a line, without what stands of that line in the file already.
+
+    Chat models like to write the whole line; what follows it is then indented as that line is.
+    """
+    begun, ended = prefix.rpartition("\n")[2], suffix.partition("\n")[0]
+    first, newline, rest = middle.lstrip("\n").partition("\n")
+    line = first.lstrip()
+    if not begun.strip() or not line.startswith(begun.strip()):
+        return middle
+    before, wanted = first.removesuffix(line), begun.removesuffix(begun.lstrip())
+    left = line.removeprefix(begun.strip())
+    if begun != begun.rstrip():
+        left = left.lstrip()
+    lines = (wanted + line.removeprefix(before) for line in rest.splitlines(keepends=True))
+    whole = left + newline + "".join(lines)
+    return whole.rstrip().removesuffix(ended.rstrip()) if ended.strip() else whole
+
+
 def filled(prefix: str, middle: str, suffix: str, *, python: bool) -> str:
     """A file with its gap filled; with `python`, by a chat model that may have left out its indentation."""
     if prefix.endswith("\n"):  # the gap is made of whole lines
@@ -88,8 +109,8 @@ def filled(prefix: str, middle: str, suffix: str, *, python: bool) -> str:
     if not python or is_python(whole):
         return whole
     first = textwrap.dedent(middle)
-    for line in reversed([*prefix.splitlines(), *suffix.splitlines()]):
-        indent = line[: len(line) - len(line.lstrip())]
+    around = reversed([*prefix.splitlines(), *suffix.splitlines()])
+    for indent in dict.fromkeys(line[: len(line) - len(line.lstrip())] for line in around):
         for deeper in ("", "    "):
             shifted = textwrap.indent(first, indent + deeper)
             if is_python(prefix + shifted + suffix):

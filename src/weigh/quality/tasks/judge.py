@@ -34,6 +34,8 @@ def judge(task: Task, reply: str, *, completes: bool = False, limits: Limits = U
         return Verdict(False, "there is no block of code in it")
     if task.fills_gap:
         python = task.file.endswith(".py")
+        if not completes:
+            code = extract.without_line_begun(task.prefix, code, task.suffix)
         code = extract.filled(task.prefix, code, task.suffix, python=python and not completes)
     if task.file.endswith(".py") and not extract.is_python(code):
         return Verdict(False, "its code is not valid Python")
