@@ -229,12 +229,9 @@ def _alone(one: Measurement, name: str) -> Measured | None:
 
 def _quality(one: Measurement) -> tuple[Figure | None, str]:
     from weigh.estimate.quality import quality
-    from weigh.model.catalog import catalog
+    from weigh.model.catalog import entry_called
 
-    asked = one.model.casefold()
-    entry = next(
-        (e for e in catalog() if asked in (e.id.casefold(), e.id.rpartition("/")[2].casefold())), None
-    )
+    entry = entry_called(one.model)
     if entry is None or not entry.stated_total or not one.quantization:
         return None, ""
     try:

@@ -198,11 +198,12 @@ def _judged(
         fits=fits,
         quality=judged,
         rank_points=_rank_points(need, entry, setup, judged),
-        shortfalls=tuple(_shortfalls(need, setup, available, fits)),
+        shortfalls=tuple(shortfalls(need, setup, available, fits)),
     )
 
 
-def _shortfalls(need: Need, found: Weighed, available: int, fits: bool) -> Iterator[Shortfall]:
+def shortfalls(need: Need, found: Weighed, available: int, fits: bool) -> Iterator[Shortfall]:
+    """What keeps a weighed setup from a need: memory, context, speed, wait. Nothing is said of unknown speeds."""
     needed = found.memory.total_bytes
     if not fits:
         text = f"needs {units.gib(needed)}, {units.gib(available)} may be used"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from weigh.engines.engine import Settings
     from weigh.estimate.placement import DeviceMemory, Placement
+    from weigh.estimate.setup import SetupEstimate
     from weigh.estimate.site import Site
     from weigh.estimate.speed import SpeedEstimate, Workload
     from weigh.figure import Figure
@@ -46,6 +47,22 @@ class Weighed:
     why: str
     speed: SpeedEstimate | None
     first_token_s: Figure | None
+
+
+def weighed(found: SetupEstimate, prompt_tokens: int) -> Weighed:
+    """What is kept of an estimate; TTFT is of a prompt of `prompt_tokens`."""
+    return Weighed(
+        quantization=found.spec.quantization,
+        parameters=found.spec.parameters,
+        active_parameters=found.spec.active_parameters,
+        context_train=found.spec.context_train,
+        memory=found.memory,
+        devices=found.devices,
+        placement=found.placement,
+        why=found.why,
+        speed=found.speed,
+        first_token_s=found.ttft_s(prompt_tokens),
+    )
 
 
 class Weighings:
@@ -84,21 +101,9 @@ class Weighings:
         from weigh.estimate.setup import weigh
         from weigh.model.quantization import quantize
 
-        found = weigh(
-            quantize(entry.spec(), recipe), self._site, self._settings, self._workload, reserve_bytes=0
-        )
-        return Weighed(
-            quantization=found.spec.quantization,
-            parameters=found.spec.parameters,
-            active_parameters=found.spec.active_parameters,
-            context_train=found.spec.context_train,
-            memory=found.memory,
-            devices=found.devices,
-            placement=found.placement,
-            why=found.why,
-            speed=found.speed,
-            first_token_s=found.ttft_s(self._prompt_tokens),
-        )
+        spec = quantize(entry.spec(), recipe)
+        found = weigh(spec, self._site, self._settings, self._workload, reserve_bytes=0)
+        return weighed(found, self._prompt_tokens)
 
     def keep(self) -> None:
         """Write what is new; a folder that cannot be written only costs time at the next call."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -13,6 +14,8 @@ from pathlib import Path
 from weigh.errors import BadInput
 from weigh.model.spec import ModelSpec
 from weigh.units import count
+
+_ALIKE = 0.01  # of the parameters, by which files of one model differ: padded vocabularies, tied matrices
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,44 @@ def catalog() -> Catalog:
     """The catalog that comes with weigh."""
     entries, embedding = _entries("models.json"), _entries("embedding_models.json")
     return Catalog(entries, embedding, {entry.id: entry for entry in (*entries, *embedding)})
+
+
+def entry_called(name: str) -> CatalogEntry | None:
+    """The model of exactly that name, but for case and punctuation; None where none is, or several are.
+
+    A name's organisation has to agree where it has one (`Qwen/Qwen3-8B`); a `GGUF` at its end says nothing.
+    """
+    organisation, _, last = name.rpartition("/")
+    found = [
+        entry
+        for entry in _by_plain_name().get(_plain(last), ())
+        if not organisation or _plain(entry.id.rpartition("/")[0]) == _plain(organisation)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def entry_of(spec: ModelSpec) -> CatalogEntry | None:
+    """The catalog's model that a file holds, by its name and its shapes; a file may claim any name."""
+    entry = entry_called(spec.name)
+    if entry is None or entry.unsupported:
+        return None
+    known = entry.spec()
+    alike = (known.architecture, known.layers, known.hidden) == (spec.architecture, spec.layers, spec.hidden)
+    return entry if alike and abs(spec.parameters / known.parameters - 1) <= _ALIKE else None
+
+
+@cache
+def _by_plain_name() -> Mapping[str, tuple[CatalogEntry, ...]]:
+    found: dict[str, tuple[CatalogEntry, ...]] = {}
+    for entry in catalog().by_id.values():
+        key = _plain(entry.id.rpartition("/")[2])
+        found[key] = (*found.get(key, ()), entry)
+    return found
+
+
+def _plain(name: str) -> str:
+    letters = re.sub(r"[\W_]", "", name.casefold())
+    return letters.removesuffix("gguf") or letters
 
 
 def _entries(file: str) -> tuple[CatalogEntry, ...]:
