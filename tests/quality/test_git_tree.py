@@ -125,8 +125,10 @@ def test_a_missing_object_is_told(repository: Repository) -> None:
     tree = GitTree(repository.folder)
     (blob,) = tree.files()
     (repository.folder / ".git/objects" / blob.object_id[:2] / blob.object_id[2:]).unlink()
-    with pytest.raises(GitFailed, match="no content"):
+    with pytest.raises(GitFailed, match=r"no content of 'a\.py'"):
         list(tree.contents([blob]))
+    with pytest.raises(GitFailed, match=r"no content of 'a\.py'"):
+        tree.files()
 
 
 def _armed(repository: Repository, canary: Path) -> None:

@@ -119,7 +119,7 @@ class GitTree:
                     process.stdin.flush()
                     head = process.stdout.readline().split()
                     if head[1:2] != [b"blob"] or int(head[2]) != blob.size_bytes:
-                        raise GitFailed(f"git has no content of {blob.path}")
+                        raise GitFailed(f"git has no content of {blob.path!r}")
                     yield process.stdout.read(blob.size_bytes)
                     process.stdout.read(1)
             except OSError as error:
@@ -174,6 +174,8 @@ def _blob(line: bytes) -> Blob:
     head, _, path = line.partition(b"\t")
     mode, kind, object_id, size = head.split()
     is_file = kind == b"blob" and mode not in _LINK_OR_MODULE
+    if is_file and not size.isdigit():  # `BAD`: of an object that is not there
+        raise GitFailed(f"git has no content of {os.fsdecode(path)!r}")
     return Blob(
         os.fsdecode(path),
         object_id.decode() if is_file else "",
