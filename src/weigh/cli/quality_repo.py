@@ -99,8 +99,11 @@ def run_repo(
     from weigh.machine.memory import read_memory
     from weigh.model.resolve import resolve
     from weigh.quality.code_model import on_repository
+    from weigh.quality.keep import of_repository
     from weigh.quality.own_code import Budget
     from weigh.quality.repository import MOST_FILES
+    from weigh.store import Store
+    from weigh.store.quality_result import try_to_save
 
     if served := [model for model in models if is_url(model)]:
         raise BadInput(
@@ -119,6 +122,7 @@ def run_repo(
             limits=Limits(memory_bytes=read_memory().available_bytes),
             progress=progress,
         )
+    not_kept = try_to_save(Store(), of_repository(found, specs, asked.folder))
     if as_json:
         from weigh.cli.quality_repo_document import repo_document
         from weigh.cli.render import print_json
@@ -128,6 +132,6 @@ def run_repo(
         from weigh.cli.screens.quality_repo import show_repo
 
         show_repo(found, models, asked.folder)
-    if found.error is not None:
-        raise found.error
+    if (error := not_kept or found.error) is not None:
+        raise error
     return 0

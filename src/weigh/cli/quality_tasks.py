@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from weigh.engines.engine import Limits
+    from weigh.errors import NotKept
+    from weigh.model.spec import ModelSpec
     from weigh.quality.tasks.run import Asked, TaskRun
     from weigh.quality.tasks.task import Task
     from weigh.quality.tasks.writers import Style, Writer
@@ -120,8 +122,12 @@ def run_tasks(
     from weigh.engines.engine import Limits
     from weigh.errors import WeighError
     from weigh.machine.memory import read_memory
+    from weigh.model.resolve import resolve
+    from weigh.quality.keep import of_tasks
     from weigh.quality.tasks.run import Kept, put
     from weigh.quality.tasks.task import DATA, load_tasks
+    from weigh.store import Store
+    from weigh.store.quality_result import try_to_save
 
     names = () if asked.wanted == _EVERY else [name.strip() for name in asked.wanted.split(",")]
     tasks = load_tasks(asked.tasks_from or DATA, names)
@@ -130,15 +136,19 @@ def run_tasks(
     kept = Kept(asked.answers or _answers_file(models))
     runs: list[TaskRun] = []
     error: BaseException | None = None
+    not_kept: NotKept | None = None
     with closing(kept):
         for model in models:
             try:
+                spec = None if _is_url(model) else resolve(model)
                 with (
-                    _opened(model, asked, how, tasks, limits, threads) as writer,
+                    _opened(spec or model, asked, how, tasks, limits, threads) as writer,
                     closing(ProgressLine(f"{len(tasks):,} tasks for {writer.model}")) as progress,
                 ):
-                    runs.append(put(writer, tasks, how, keep=kept.add, progress=progress))
-                error = runs[-1].error
+                    run = put(writer, tasks, how, keep=kept.add, progress=progress)
+                    runs.append(run)
+                    not_kept = try_to_save(Store(), [of_tasks(run, spec, asked.tasks_from)]) or not_kept
+                error = run.error
             except (WeighError, KeyboardInterrupt) as ended:  # the models before it are shown all the same
                 error = ended
             if error is not None:
@@ -154,7 +164,7 @@ def run_tasks(
         from weigh.cli.screens.quality_tasks import show_tasks
 
         show_tasks(runs, kept.path)
-    if error is not None:
+    if (error := not_kept or error) is not None:
         raise error
     return 0
 
@@ -173,19 +183,28 @@ def _how(asked: TasksAsked) -> Asked:
     return Asked(samples, sampling, asked.parallel or 1, asked.max_time)
 
 
+def _is_url(model: str) -> bool:
+    return re.match(r"https?://", model) is not None
+
+
 def _opened(
-    model: str, asked: TasksAsked, how: Asked, tasks: Sequence[Task], limits: Limits, threads: int | None
+    model: ModelSpec | str,
+    asked: TasksAsked,
+    how: Asked,
+    tasks: Sequence[Task],
+    limits: Limits,
+    threads: int | None,
 ) -> AbstractContextManager[Writer]:
-    from weigh.model.resolve import resolve
+    """A model's own file, or a server by its URL."""
     from weigh.quality.tasks.writers import Style, from_file, from_url
 
     style: Style | None = Style(asked.style) if asked.style else None
-    if re.match(r"https?://", model):
+    if isinstance(model, str):
         return from_url(
             model, model=asked.served_model, key_variable=asked.key_env, style=style, limits=limits
         )
     return from_file(
-        resolve(model),
+        model,
         tasks,
         how.sampling,
         style=style,

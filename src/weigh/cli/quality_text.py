@@ -119,8 +119,11 @@ def _run_bits(
     models: Sequence[str], asked: TextAsked, limits: Limits, *, threads: int | None, as_json: bool
 ) -> int:
     from weigh.cli.render import ProgressLine, print_json
+    from weigh.quality.keep import of_text
     from weigh.quality.text import read_texts
     from weigh.quality.text_models import on_text
+    from weigh.store import Store
+    from weigh.store.quality_result import try_to_save
 
     texts = read_texts(asked.place)
     named = [_model(model, asked) for model in models]
@@ -134,6 +137,7 @@ def _run_bits(
             most_s=_most_s(asked),
             progress=progress,
         )
+    not_kept = try_to_save(Store(), of_text(found, named, asked.place))
     if as_json:
         from weigh.cli.quality_text_document import text_document
 
@@ -142,8 +146,8 @@ def _run_bits(
         from weigh.cli.screens.quality_text import show_text
 
         show_text(found)
-    if found.error is not None:
-        raise found.error
+    if (error := not_kept or found.error) is not None:
+        raise error
     return 0
 
 
@@ -151,8 +155,11 @@ def _run_llama(
     models: Sequence[str], asked: TextAsked, limits: Limits, *, threads: int | None, as_json: bool
 ) -> int:
     from weigh.cli.render import ProgressLine, print_json
+    from weigh.quality.keep import of_windows
     from weigh.quality.text import read_texts
     from weigh.quality.text_models import on_llama_windows
+    from weigh.store import Store
+    from weigh.store.quality_result import try_to_save
 
     texts = read_texts(asked.place)
     named = [_model(model, asked) for model in models]
@@ -160,6 +167,7 @@ def _run_llama(
         found = on_llama_windows(
             named, texts, threads=threads, limits=limits, most_s=_most_s(asked), progress=progress
         )
+    not_kept = try_to_save(Store(), of_windows(found, named, texts, asked.place))
     if as_json:
         from weigh.cli.quality_text_document import perplexity_document
 
@@ -168,8 +176,8 @@ def _run_llama(
         from weigh.cli.screens.quality_text import show_perplexities
 
         show_perplexities(found)
-    if found.error is not None:
-        raise found.error
+    if (error := not_kept or found.error) is not None:
+        raise error
     return 0
 
 
@@ -177,8 +185,11 @@ def _run_against(
     models: Sequence[str], asked: TextAsked, limits: Limits, *, threads: int | None, as_json: bool
 ) -> int:
     from weigh.cli.render import ProgressLine, print_json
+    from weigh.quality.keep import of_divergence
     from weigh.quality.text import read_texts
-    from weigh.quality.text_models import against
+    from weigh.quality.text_models import against, of_file
+    from weigh.store import Store
+    from weigh.store.quality_result import try_to_save
 
     assert asked.against is not None
     texts = read_texts(asked.place)
@@ -194,6 +205,8 @@ def _run_against(
             most_s=_most_s(asked),
             progress=progress,
         )
+    kept = of_divergence(found, of_file(reference), [of_file(model) for model in named], texts, asked.place)
+    not_kept = try_to_save(Store(), kept)
     if as_json:
         from weigh.cli.quality_text_document import divergence_document
 
@@ -202,8 +215,8 @@ def _run_against(
         from weigh.cli.screens.quality_text import show_divergence
 
         show_divergence(found)
-    if found.error is not None:
-        raise found.error
+    if (error := not_kept or found.error) is not None:
+        raise error
     return 0
 
 

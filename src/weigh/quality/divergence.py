@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from weigh.figure import Basis, Figure
 from weigh.quality.clustered import Ratio, ratio
@@ -54,6 +54,29 @@ class Divergence:
     perplexity: float
     tokens: int
     windows: int
+
+
+@dataclass(frozen=True, slots=True)
+class DivergedWindow:
+    """Sums over the judged tokens of one window.
+
+    Attributes:
+        worse_nats: by how much the candidate's log-probabilities of the tokens themselves are lower.
+    """
+
+    tokens: int
+    kl_nats: float
+    same_top: int
+    worse_nats: float
+
+    @classmethod
+    def of(cls, found: Comparison) -> Self:
+        return cls(
+            len(found.kl_nats),
+            float(found.kl_nats.sum()),
+            int(found.same_top.sum()),
+            float((found.reference_log_probs - found.log_probs).sum()),
+        )
 
 
 def compared(scorer: ChildScorer, window: Sequence[int]) -> Comparison:

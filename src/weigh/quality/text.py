@@ -9,6 +9,7 @@ each judged. The first uses all of a short file; the second is for figures to be
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,16 @@ class Texts:
     @property
     def files(self) -> int:
         return len({text.file for text in self.texts})
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits of what the files say, in their order; not of their names."""
+        whole = hashlib.sha256()
+        for text in self.texts:
+            said = text.text.encode()
+            whole.update(b"%d %d %d\n" % (text.file, text.part, len(said)))
+            whole.update(said)
+        return whole.hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from weigh.engines.engine import Limits
 from weigh.errors import BadInput, WeighError
-from weigh.quality.divergence import Divergence, compared, divergence
-from weigh.quality.scorer import Scorer, open_scorer
+from weigh.quality.divergence import DivergedWindow, Divergence, compared, divergence
+from weigh.quality.scorer import Scorer, Scores, open_scorer
 from weigh.quality.text import (
     LLAMA_WINDOW_TOKENS,
     WINDOW_TOKENS,
@@ -44,11 +44,16 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Diverged:
-    """A candidate beside the reference; `planned` windows there are, of which those in `found` were read."""
+    """A candidate beside the reference; `planned` windows there are, of which those in `found` were read.
+
+    Attributes:
+        windows: what each that was read came to, in the order in which they were read.
+    """
 
     name: str
     found: Divergence
     planned: int
+    windows: tuple[DivergedWindow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +69,16 @@ class DivergenceRun:
 
 @dataclass(frozen=True, slots=True)
 class Perplexed:
-    """A model's perplexity on `windows` of those `planned`."""
+    """A model's perplexity on as many windows of those `planned` as `nats` has, one of each: tokens and nats."""
 
     name: str
     perplexity: Figure
-    windows: int
     planned: int
+    nats: tuple[tuple[int, float], ...]
+
+    @property
+    def windows(self) -> int:
+        return len(self.nats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +150,8 @@ def on_llama_windows(
     ]
     reads, ended, error = _read(openers, judged_half, texts, most_s, progress)
     found = [
-        Perplexed(read.name, windows_perplexity(read.found), len(read.found), read.planned) for read in reads
+        Perplexed(read.name, windows_perplexity(read.found), read.planned, tuple(map(_nats, read.found)))
+        for read in reads
     ]
     return PerplexityRun(tuple(found), texts.bytes, ended, error)
 
@@ -171,18 +181,25 @@ def against(
             name,
             partial(
                 open_scorer,
-                _file(model),
+                of_file(model),
                 context_tokens=LLAMA_WINDOW_TOKENS,
                 limits=limits,
                 threads=threads,
-                reference=_file(reference),
+                reference=of_file(reference),
             ),
         )
         for name, model in zip(candidates, models, strict=True)
     ]
     reads, ended, error = _read(openers, compared, texts, most_s, progress)
-    found = [Diverged(read.name, divergence(read.found), read.planned) for read in reads]
+    found = [
+        Diverged(read.name, divergence(read.found), read.planned, tuple(map(DivergedWindow.of, read.found)))
+        for read in reads
+    ]
     return DivergenceRun(reference_name, tuple(found), texts.bytes, ended, error)
+
+
+def _nats(window: Scores) -> tuple[int, float]:
+    return len(window.log_probs), -float(window.log_probs.sum())
 
 
 def _read(
@@ -242,7 +259,8 @@ def _opened(model: ModelSpec | Server, context_tokens: int, threads: int | None,
     return open_scorer(model, context_tokens=context_tokens, limits=limits, threads=threads)
 
 
-def _file(model: ModelSpec | Server) -> ModelSpec:
+def of_file(model: ModelSpec | Server) -> ModelSpec:
+    """Raises BadInput: it is a server."""
     if isinstance(model, Server):
         raise BadInput(
             f"{model.url} gives log-probabilities of a few tokens at most, and divergence needs them all",

@@ -44,10 +44,15 @@ class Opener(Protocol):
 
 @dataclass(slots=True)
 class Candidate:
-    """A model to score, and what it has made of the texts so far."""
+    """A model to score, and what it has made of the texts so far.
+
+    Attributes:
+        scorer: what runs it, in its own words; "" until it was opened.
+    """
 
     name: str
     open: Opener
+    scorer: str = ""
     scores: list[TextScore] = field(default_factory=list)
 
     @property
@@ -160,6 +165,7 @@ def _in_turns(
             _say(progress, f"loading {one.name}", 0.0)
             scorers.append(scorer := one.open())
             held.callback(scorer.close)
+            one.scorer = scorer.name
         for number, text in enumerate(order):
             if number and clock.is_up():
                 return Ended.TIME_UP
@@ -183,6 +189,7 @@ def _one_by_one(
         share = clock.share(len(candidates) - place)
         _say(progress, f"loading {one.name}", done_bytes / total_bytes)
         scorer = one.open()
+        one.scorer = scorer.name
         try:
             for number, text in enumerate(order[:count]):
                 if number and share.is_up():

@@ -60,7 +60,14 @@ COLUMNS: dict[Way, dict[str, type]] = {
         "middle_exact": bool,
         "middle_similarity": float,
     },
-    Way.TASKS: {"task": str, "need": str, "difficulty": int, "samples": int, "passed": int},
+    Way.TASKS: {
+        "task": str,
+        "version": str,  # a digest of what it asks and how it is judged
+        "need": str,
+        "difficulty": int,
+        "samples": int,
+        "passed": int,
+    },
 }
 """What a piece of each way holds, in this order; a line of a repository that was not asked for is None.
 
@@ -262,6 +269,7 @@ def quality_results(
     *,
     way: Way | None = None,
     fingerprint: str | None = None,
+    catalog_id: str | None = None,
     limit: int | None = None,
     imported: bool = False,
     pieces: bool = False,
@@ -272,6 +280,7 @@ def quality_results(
         model: part of its name, in any case, with or without `:QUANTIZATION`; None for all.
         way: measured this way; None for all.
         fingerprint: of the model's file; None for all.
+        catalog_id: of the catalog's model that it is; None for all.
         imported: also those of others.
         pieces: with what each piece came to, which may be many.
     """
@@ -280,8 +289,9 @@ def quality_results(
     with store.open() as db:
         rows = db.execute(
             "SELECT id, model, quantization FROM quality WHERE (? OR origin = '') AND way = ifnull(?, way)"
-            " AND fingerprint = ifnull(?, fingerprint) ORDER BY when_unix_s DESC, id",
-            (imported, way and str(way), fingerprint),
+            " AND fingerprint = ifnull(?, fingerprint) AND catalog_id = ifnull(?, catalog_id)"
+            " ORDER BY when_unix_s DESC, id",
+            (imported, way and str(way), fingerprint, catalog_id),
         ).fetchall()
         chosen = [id_ for id_, *name in rows if model is None or is_of(model, *name)]
         return _read(db, chosen[:limit], pieces=pieces)

@@ -84,9 +84,11 @@ class TaskRun:
     Attributes:
         tasks: those put to the model; a base model gets only those with a gap.
         left_out: how many it could not be asked.
+        engine: what the server says of itself; "" of one that was started here.
     """
 
     model: str
+    engine: str
     style: Style
     asked: Asked
     tasks: tuple[Task, ...]
@@ -157,7 +159,7 @@ def put(
             f"{writer.model} is a base model, and none of these tasks has a gap to fill",
             hint="completion tasks have; or ask it as a chat",
         )
-    run = TaskRun(writer.model, writer.style, asked, taken, len(tasks) - len(taken))
+    run = TaskRun(writer.model, writer.engine, writer.style, asked, taken, len(tasks) - len(taken))
     began_s = time.monotonic()
     stop = threading.Event()
     pool = ThreadPoolExecutor(asked.parallel)

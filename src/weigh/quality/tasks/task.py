@@ -7,11 +7,12 @@ checked, and what is not known is refused.
 from __future__ import annotations
 
 import ast
+import hashlib
 import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn
@@ -101,6 +102,12 @@ class Task:
     right: tuple[str, ...] = ()
     mutants: tuple[str, ...] = ()
     expected: Expected | None = None
+
+    @property
+    def version(self) -> str:
+        """16 hexadecimal digits of what it asks and how it is judged; its example answers aside."""
+        judged = replace(self, right_answers=(), wrong_answers=())
+        return hashlib.sha256(repr(judged).encode()).hexdigest()[:16]
 
     @property
     def fills_gap(self) -> bool:

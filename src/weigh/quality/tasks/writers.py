@@ -64,9 +64,9 @@ class Reply:
 class Writer:
     """A model at an OpenAI-compatible address. May be asked from several threads at once."""
 
-    def __init__(self, api: Endpoint, base: str, model: str, style: Style) -> None:
-        """`base` is the path that ends in the API's version, usually `/v1`."""
-        self.model, self.style = model, style
+    def __init__(self, api: Endpoint, base: str, model: str, style: Style, engine: str = "") -> None:
+        """`base` is the path that ends in the API's version, usually `/v1`; `engine` is what answers there."""
+        self.model, self.style, self.engine = model, style, engine
         self._api, self._base = api, base
         self._left_out: set[str] = set()  # fields this server refuses
 
@@ -216,4 +216,6 @@ def from_url(
     from weigh.engines.openai_api import OpenAiModel
 
     with OpenAiModel(url, model=model, key_variable=key_variable, limits=limits) as found:
-        yield Writer(found.endpoint, found.endpoint.path or "/v1", found.model, style or Style.CHAT)
+        yield Writer(
+            found.endpoint, found.endpoint.path or "/v1", found.model, style or Style.CHAT, found.version
+        )
