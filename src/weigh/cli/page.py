@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
 from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any
 
 from weigh import units
 from weigh.cli import svg
+from weigh.cli.html import document, facts, table, text
 from weigh.cli.render import interval
 from weigh.cli.screens.compare import letters
 from weigh.cli.screens.curve import depths, short
@@ -26,35 +26,6 @@ MOST_DOTS = 600  # gaps of a benchmark
 MOST_SERIES = 8  # lines of one plot
 LEAST_FOR_PERCENTILES = 20  # samples
 
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --faint: #57606a; --rule: #d0d7de;
-  --c0: #0550ae; --c1: #b35900; --c2: #116329; --c3: #8250df; --c4: #a40e26; --c5: #0b7285; --c6: #6f4e37;
-  --c7: #57606a; --pale: #a5c8f0; }
-@media (prefers-color-scheme: dark) { :root { --paper: #0d1117; --ink: #e6edf3; --faint: #9da7b1;
-  --rule: #3d444d; --c0: #79c0ff; --c1: #ffa657; --c2: #7ee787; --c3: #d2a8ff; --c4: #ff9492; --c5: #76e3ea;
-  --c6: #d6b48c; --c7: #b1bac4; --pale: #2f5580; } }
-body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
-  max-width: 70rem; padding: 1rem 1.5rem 4rem; }
-h1, h2, h3 { line-height: 1.25; } h2 { border-top: 1px solid var(--rule); margin-top: 3rem; padding-top: 1rem; }
-a { color: var(--c0); } .faint { color: var(--faint); }
-.doubt { border-left: 4px solid var(--c4); padding-left: .7rem; }
-.whole { white-space: nowrap; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding: .5rem 0; }
-th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
-td.n, th.n { text-align: right; white-space: nowrap; } code { overflow-wrap: anywhere; }
-figure { margin: 1.5rem 0; } figcaption { font-weight: 600; margin-bottom: .3rem; }
-svg { display: block; max-width: 44rem; width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 11px; }
-svg .mid { text-anchor: middle; } svg .end { text-anchor: end; } svg .grid { stroke: var(--rule); }
-svg .line { fill: none; stroke: currentColor; stroke-width: 2; } svg .dot { fill: currentColor; stroke: currentColor; }
-svg .open { fill: var(--paper); stroke-width: 2; } svg .bar, svg .tokens { fill: var(--c0); }
-svg .wait { fill: var(--pale); } svg .failed { fill: none; stroke: var(--c4); stroke-dasharray: 3 2; }
-.c0 { color: var(--c0); } .c1 { color: var(--c1); } .c2 { color: var(--c2); } .c3 { color: var(--c3); }
-.c4 { color: var(--c4); } .c5 { color: var(--c5); } .c6 { color: var(--c6); } .c7 { color: var(--c7); }
-@media print { section { break-inside: avoid-page; } }
-"""
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-
 
 def page(found: Comparison, made_unix_s: float) -> str:
     """The whole document; each measurement has a part of its own."""
@@ -62,20 +33,13 @@ def page(found: Comparison, made_unix_s: float) -> str:
     machines = dict.fromkeys(_machine(one) for one in found.measurements)
     parts = [
         "<h1>What was measured</h1>",
-        f'<p class="faint">Written by weigh on {_when(made_unix_s)}, of {_text(", ".join(machines))}. '
+        f'<p class="faint">Written by weigh on {_when(made_unix_s)}, of {text(", ".join(machines))}. '
         "Values are medians, each with the interval that holds it in 8 of 10 cases.</p>",
         _summary(found.measurements),
         _front(found, numbers),
         *(_section(one, numbers) for one in found.measurements),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>weigh: what was measured</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(filter(None, parts))
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document("weigh: what was measured", filter(None, parts))
 
 
 # --- all of them -------------------------------------------------------------------------------------
@@ -86,16 +50,16 @@ _SHOWN = ("decode_tokens_per_s", "prefill_tokens_per_s", "ttft_s", "peak_memory_
 def _summary(found: Sequence[Measurement]) -> str:
     rows = [
         (
-            f'<a href="#m{one.id}">{_text(one.name or "unknown model")}</a>',
-            _text(_engine(one)),
-            _text(one.origin.who if one.origin else ""),
+            f'<a href="#m{one.id}">{text(one.name or "unknown model")}</a>',
+            text(_engine(one)),
+            text(one.origin.who if one.origin else ""),
             f'<span class="whole">{_when(one.when_unix_s)}</span>',
-            *(_text(in_words(first.figure)) if (first := one.first(name)) else "" for name in _SHOWN),
+            *(text(in_words(first.figure)) if (first := one.first(name)) else "" for name in _SHOWN),
         )
         for one in found
     ]
     heads = ("model", "engine", "from", "when (UTC)", *(said(name) for name in _SHOWN))
-    return _table("Measurements, with the first condition of each", heads, rows, right=4)
+    return table("Measurements, with the first condition of each", heads, rows, range(4, 8))
 
 
 def _front(found: Comparison, numbers: Iterator[str]) -> str:
@@ -124,27 +88,27 @@ def _front(found: Comparison, numbers: Iterator[str]) -> str:
     rows = [
         (
             names[point.measurement.id],
-            _text(point.measurement.name),
-            _text(interval(point.decode_tokens_per_s)),
-            _text(interval(point.memory_bytes)),
-            _text(f"{point.headline} (published)" if point.headline else ""),
+            text(point.measurement.name),
+            text(interval(point.decode_tokens_per_s)),
+            text(interval(point.memory_bytes)),
+            text(f"{point.headline} (published)" if point.headline else ""),
             "yes" if point.on_front else "",
         )
         for point in found.points
     ]
     heads = ("", "model", "decode tokens/s", "peak memory", "quality", f"on the front of {counted}")
     chart = svg.plot(next(numbers), words, [Series("measurements", dots, joined=False)])
-    return f"<h2>Speed against memory</h2>\n{_figure(words, chart)}\n{_table('', heads, rows)}"
+    return f"<h2>Speed against memory</h2>\n{_figure(words, chart)}\n{table('', heads, rows)}"
 
 
 # --- one of them -------------------------------------------------------------------------------------
 
 
 def _section(one: Measurement, numbers: Iterator[str]) -> str:
-    doubts = "".join(f'<p class="doubt">Not to be trusted: {_text(problem)}.</p>' for problem in one.problems)
+    doubts = "".join(f'<p class="doubt">Not to be trusted: {text(problem)}.</p>' for problem in one.problems)
     parts = [
         f'<section aria-labelledby="m{one.id}">',
-        f'<h2 id="m{one.id}">{_text(one.name or "unknown model")}</h2>',
+        f'<h2 id="m{one.id}">{text(one.name or "unknown model")}</h2>',
         doubts,
         _facts(one),
         _quantities(one),
@@ -167,36 +131,35 @@ def _section(one: Measurement, numbers: Iterator[str]) -> str:
 def _facts(one: Measurement) -> str:
     origin = one.origin
     rows = [
-        ("engine", _text(_engine(one))),
-        ("machine", _text(_machine(one))),
-        ("measured", f"{_when(one.when_unix_s)} UTC, {_text(one.kind)}"),
-        ("by", _text(f"{origin.who}, from the file {origin.file}") if origin else ""),
-        ("file", _text(units.gib(one.file_bytes)) if one.file_bytes else ""),
+        ("engine", text(_engine(one))),
+        ("machine", text(_machine(one))),
+        ("measured", f"{_when(one.when_unix_s)} UTC, {text(one.kind)}"),
+        ("by", text(f"{origin.who}, from the file {origin.file}") if origin else ""),
+        ("file", text(units.gib(one.file_bytes)) if one.file_bytes else ""),
         (
             "settings",
-            _text(
+            text(
                 ", ".join(f"{key} {value}" for key, value in one.settings.items() if value not in (None, ""))
             ),
         ),
-        ("command", f"<code>{_text(' '.join(one.command))}</code>" if one.command else ""),
+        ("command", f"<code>{text(' '.join(one.command))}</code>" if one.command else ""),
         ("noise", f"single decode steps vary by {one.noise:.1%}" if one.noise is not None else ""),
-        ("id", f"<code>{_text(one.id)}</code>"),
+        ("id", f"<code>{text(one.id)}</code>"),
     ]
-    cells = "".join(f'<tr><th scope="row">{name}</th><td>{cell}</td></tr>' for name, cell in rows if cell)
-    return f'<div class="wide"><table><tbody>{cells}</tbody></table></div>'
+    return facts((name, cell) for name, cell in rows if cell)
 
 
 def _quantities(one: Measurement) -> str:
     rows = [
         (
-            _text(said(measured.name)),
-            _text(at(measured.conditions)),
-            _text(in_words(measured.figure)),
+            text(said(measured.name)),
+            text(at(measured.conditions)),
+            text(in_words(measured.figure)),
             f"{len(measured.samples):,}",
         )
         for measured in one.measured
     ]
-    return _table("Quantities", ("", "at", "median (80 % interval)", "samples"), rows, right=2)
+    return table("Quantities", ("", "at", "median (80 % interval)", "samples"), rows, (2, 3))
 
 
 def _over(one: Measurement, numbers: Iterator[str], name: str, key: str, title: str) -> str:
@@ -241,16 +204,16 @@ def _percentiles(one: Measurement) -> str:
     for measured in one.measured:
         if measured.unit == "s" and len(measured.samples) >= LEAST_FOR_PERCENTILES:
             found = percentiles([(sample,) for sample in measured.samples])
-            cells = [_text(f"{_ms(p.value)} ({_ms(p.low)}–{_ms(p.high)})") for p in found]
-            rows.append((_text(said(measured.name)), _text(at(measured.conditions)), *cells))
+            cells = [text(f"{_ms(p.value)} ({_ms(p.low)}–{_ms(p.high)})") for p in found]
+            rows.append((text(said(measured.name)), text(at(measured.conditions)), *cells))
     if not rows:
         return ""
     heads = ("", "at", *(f"{quantile:.0%}" for quantile in QUANTILES))
-    return _table(
+    return table(
         "Percentiles, in ms (80 % interval, as if samples were independent), of requests that were answered",
         heads,
         rows,
-        right=4,
+        range(2, 2 + len(QUANTILES)),
     )
 
 
@@ -370,26 +333,8 @@ def _number(value: Any) -> float | None:
 # --- pieces ------------------------------------------------------------------------------------------
 
 
-def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], right: int = 0) -> str:
-    """Cells are HTML already; the last `right` columns are numbers."""
-    kinds = [' class="n"' if place >= len(heads) - right else "" for place in range(len(heads))]
-    head = "".join(
-        f'<th scope="col"{kind}>{_text(name)}</th>' for name, kind in zip(heads, kinds, strict=True)
-    )
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
-        for row in rows
-    )
-    said_above = f"<caption>{_text(caption)}</caption>" if caption else ""
-    return f'<div class="wide"><table>{said_above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def _figure(words: Words, chart: str) -> str:
-    return f"<figure><figcaption>{_text(words.title)}</figcaption>{chart}</figure>"
-
-
-def _text(words: str) -> str:
-    return escape(words, quote=True)
+    return f"<figure><figcaption>{text(words.title)}</figcaption>{chart}</figure>"
 
 
 def _engine(one: Measurement) -> str:

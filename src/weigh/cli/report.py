@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -29,6 +26,7 @@ def report(file: str, asked: tuple[str, ...], all_origins: bool, as_json: bool) 
     from weigh.advise.compare import compare, picked
     from weigh.cli.page import page
     from weigh.cli.render import Bold, print_json, show
+    from weigh.cli.whole_file import write_whole
     from weigh.errors import BadInput
     from weigh.machine import probe
     from weigh.store import Store
@@ -45,7 +43,7 @@ def report(file: str, asked: tuple[str, ...], all_origins: bool, as_json: bool) 
         every = measurements(store, imported=all_origins)
         found = [one for one in every if one.origin or one.fingerprint in ("", here)][:MOST_REPORTED]
     if found:
-        _write(path, page(compare(found), time.time()))
+        write_whole(path, page(compare(found), time.time()))
     if as_json:
         print_json({"file": str(path) if found else None, "measurements": [one.id for one in found]})
     elif not found:
@@ -53,29 +51,3 @@ def report(file: str, asked: tuple[str, ...], all_origins: bool, as_json: bool) 
     else:
         show(Bold(f"{len(found)} measurement{'s' if len(found) > 1 else ''}"), f" written to {path}")
     return 0 if found else 1
-
-
-def _write(path: Path, text: str) -> None:
-    """All or nothing, so that a full disk leaves an older page as it was."""
-    from weigh.errors import BadInput
-
-    made: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.absolute().parent, prefix=".weigh-", delete=False
-        ) as file:
-            made = Path(file.name)
-            file.write(text)
-        made.chmod(0o666 & ~_umask())
-        made.replace(path)
-    except (OSError, ValueError) as error:
-        if made is not None:
-            with contextlib.suppress(OSError):
-                made.unlink()
-        raise BadInput(f"{path}: cannot be written ({error})") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
