@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from weigh.cli import options
+from weigh.cli.quality_card import card_options, run_cards
 from weigh.cli.quality_repo import repo_options, run_repo
 from weigh.cli.quality_tasks import run_tasks, tasks_options
 from weigh.cli.quality_text import run_text, text_options
 
 if TYPE_CHECKING:
+    from weigh.cli.quality_card import CardAsked
     from weigh.cli.quality_repo import RepoAsked
     from weigh.cli.quality_tasks import TasksAsked
     from weigh.cli.quality_text import TextAsked
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@card_options
 @tasks_options
 @text_options
 @repo_options
@@ -29,6 +32,7 @@ def quality(
     text: TextAsked | None,
     repo: RepoAsked | None,
     tasks: TasksAsked | None,
+    card: CardAsked | None,
     threads: int | None,
     as_json: bool,
 ) -> int:
@@ -37,11 +41,16 @@ def quality(
     With --text: bits per byte, which compares across tokenizers, and whether one model is better than another. With
     --text and --against: how far each model lies from its reference. With --repo: on the code of a repository. With
     --tasks: tasks to be solved, whose code is run in a sandbox. Ctrl-C keeps what was measured.
+
+    With --card nothing is measured: all that is known of each model on a page, what it is good and bad for with the
+    evidence, and what was measured of it before. MODEL may then be a name of the catalog, too.
     """
-    if sum(way is not None for way in (text, repo, tasks)) != 1:
+    if sum(way is not None for way in (text, repo, tasks, card)) != 1:
         raise click.UsageError(
-            "say what to measure on: --text FILE|FOLDER, --repo FOLDER, or --tasks [NEED,...]"
+            "say what to measure on: --text FILE|FOLDER, --repo FOLDER, or --tasks [NEED,...]; or --card alone"
         )
+    if card is not None:
+        return run_cards(models, card, as_json=as_json)
     if tasks is not None:
         return run_tasks(models, tasks, threads=threads, as_json=as_json)
     if repo is not None:

@@ -1,0 +1,311 @@
+"""All that is known of one model on one page: what it is, its sizes and speeds, its quality, and what it is good for.
+
+Nothing is worked out anew here: sizes and speeds are those of `weigh.estimate.setup`, quality that of
+`weigh.estimate.quality`, measurements those in the store, verdicts those of `weigh.advise.verdict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from weigh.advise.verdict import Passed, Subject, Verdict, verdicts
+from weigh.engines.engine import Settings
+from weigh.errors import BadInput, UnknownName
+from weigh.estimate.quality import AXES, Axis, Score, Traits, ability, published, quantization_loss, traits
+from weigh.estimate.returns import RECIPES
+from weigh.estimate.setup import SetupEstimate, weigh
+from weigh.estimate.speed import Workload
+from weigh.figure import Basis, Figure
+from weigh.model.catalog import CatalogEntry, catalog, entry_called, entry_of
+from weigh.store.measurement import Measurement, measurements
+from weigh.store.quality_result import QualityResult, Way, quality_results
+
+if TYPE_CHECKING:
+    from weigh.bench.here import Here
+    from weigh.engines.served import ServedModel
+    from weigh.estimate.site import Site
+    from weigh.model.spec import ModelSpec
+    from weigh.quality.file_habits import FileHabits
+    from weigh.store import Store
+
+PEERS_WITHIN = 2.0  # a peer has between half as many parameters and twice as many
+_UNQUANTIZED = frozenset({"F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The model at one quantization.
+
+    Attributes:
+        setup: weighed with the card's context.
+        file_bytes: exact where a file was read or llama.cpp's mix is computed.
+        loss: mean divergence from the unquantized model, in nats; None where nothing is known.
+        chosen: the one that was asked for, which the verdicts are of.
+    """
+
+    setup: SetupEstimate
+    file_bytes: int
+    loss: Figure | None
+    chosen: bool
+
+    @property
+    def quantization(self) -> str:
+        return self.setup.spec.quantization
+
+
+@dataclass(frozen=True, slots=True)
+class AxisQuality:
+    """The index of the unquantized model on one axis, and how many models of its size and kind stand below it."""
+
+    axis: Axis
+    index: Figure
+    below: int
+    peers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is known of a model.
+
+    Attributes:
+        name: what it is called; `quantization` is "" where unknown.
+        entry: of the catalog, where it is a model of it; `by_name_only` where nothing but a server's word says so.
+        spec: None for a server's model, whose shapes are not told.
+        served: engine, version and largest context of a server; None for files and names.
+        sizes: most bits first; () for a server's model.
+        axes: () for a model outside the catalog, of which an index says nothing.
+        scores: published ones, as printed.
+        benchmarks: what `weigh bench` measured of it on this machine, newest first.
+        results: what `weigh quality` measured of it, newest first.
+        verdicts: one for each need.
+    """
+
+    name: str
+    quantization: str
+    entry: CatalogEntry | None
+    by_name_only: bool
+    traits: Traits | None
+    habits: FileHabits | None
+    spec: ModelSpec | None
+    served: Served | None
+    site: Site | None
+    sizes: tuple[Size, ...]
+    axes: tuple[AxisQuality, ...]
+    scores: tuple[Score, ...]
+    benchmarks: tuple[Measurement, ...]
+    results: tuple[QualityResult, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def chosen(self) -> Size | None:
+        return next((size for size in self.sizes if size.chosen), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a server says of its model; `context_tokens` None where it does not."""
+
+    url: str
+    engine: str
+    version: str
+    context_tokens: int | None
+
+
+def card(
+    spec: ModelSpec,
+    site: Site,
+    store: Store,
+    *,
+    context_tokens: int | None = None,
+) -> Card:
+    """Of a file, a folder or a catalog's model.
+
+    Args:
+        context_tokens: that sizes and speeds are for; None for the default of `weigh fit`.
+    """
+    from weigh.quality.file_habits import file_habits
+
+    entry, habits = entry_of(spec), file_habits(spec)
+    results = [one for one in quality_results(store) if _is_result_of(one, spec, entry)]
+    losses = _losses(results)
+    subject = Subject(
+        catalog_id=entry.id if entry else None,
+        parameters=spec.parameters,
+        quantization=spec.quantization,
+        bits_per_weight=spec.bits_per_weight,
+        habits=habits,
+        passed=_passed(results, spec.quantization),
+        losses=losses,
+    )
+    return Card(
+        name=spec.name,
+        quantization=spec.quantization,
+        entry=entry,
+        by_name_only=False,
+        traits=traits(entry.id) if entry else None,
+        habits=habits,
+        spec=spec,
+        served=None,
+        site=site,
+        sizes=tuple(_sizes(spec, entry, site, context_tokens, losses)),
+        axes=_axes(entry, spec.parameters) if entry else (),
+        scores=published(entry.id) if entry else (),
+        benchmarks=_benchmarks(store, site, {spec.name, entry.id if entry else spec.name}),
+        results=tuple(results),
+        verdicts=verdicts(subject, spec, site),
+    )
+
+
+def served_card(model: ServedModel, url: str, store: Store, here: Here) -> Card:
+    """Of what a server has: its name there may be a catalog model's, which is all there is to go by."""
+    entry = entry_called(model.model)
+    results = [one for one in quality_results(store) if one.model.name == model.model]
+    parameters = entry.spec().parameters if entry and not entry.unsupported else None
+    subject = Subject(
+        catalog_id=entry.id if entry else None, parameters=parameters, passed=_passed(results, "")
+    )
+    return Card(
+        name=model.model,
+        quantization="",
+        entry=entry,
+        by_name_only=entry is not None,
+        traits=traits(entry.id) if entry else None,
+        habits=None,
+        spec=None,
+        served=Served(url, model.engine, model.version, model.context_tokens),
+        site=None,
+        sizes=(),
+        axes=_axes(entry, parameters) if entry and parameters else (),
+        scores=published(entry.id) if entry else (),
+        benchmarks=_benchmarks(store, here, {model.model}),
+        results=tuple(results),
+        verdicts=verdicts(subject),
+    )
+
+
+# --- sizes -------------------------------------------------------------------------------------------
+
+
+def _sizes(
+    spec: ModelSpec,
+    entry: CatalogEntry | None,
+    site: Site,
+    context_tokens: int | None,
+    losses: Mapping[str, Figure],
+) -> Iterator[Size]:
+    """The one asked for, and every other that can be made of the same weights; most bits first."""
+    settings = Settings(context_tokens) if context_tokens else Settings()
+    specs = [spec, *_others(spec, entry)]
+    for one in sorted(specs, key=lambda one: -one.bits_per_weight):
+        setup = weigh(one, site, settings, Workload())
+        yield Size(setup, _file_bytes(one), _loss(one, entry, losses), chosen=one is spec)
+
+
+def _others(spec: ModelSpec, entry: CatalogEntry | None) -> Iterator[ModelSpec]:
+    """None of a model whose weights are quantized already, or that is published in a format of its own."""
+    from weigh.model.quantization import quantize
+
+    whole = entry.spec() if entry is not None and spec.file is None else spec
+    own_format = traits(entry.id) if entry else None
+    if (own_format and own_format.native_format) or any(tensor.type.quantized for tensor in whole.tensors):
+        return
+    for recipe in RECIPES:
+        if recipe != spec.quantization:
+            try:
+                yield quantize(whole, recipe)
+            except BadInput:  # shapes that a type's blocks do not divide
+                continue
+
+
+def _file_bytes(spec: ModelSpec) -> int:
+    from weigh.model.quantization import file_bytes
+
+    return spec.file_bytes or file_bytes(spec)
+
+
+def _loss(spec: ModelSpec, entry: CatalogEntry | None, losses: Mapping[str, Figure]) -> Figure | None:
+    if spec.quantization in losses:
+        return losses[spec.quantization]
+    try:
+        return quantization_loss(
+            spec.parameters,
+            spec.quantization,
+            bits_per_weight=spec.bits_per_weight,
+            model_id=entry.id if entry else None,
+        )
+    except UnknownName:
+        return None
+
+
+# --- quality -----------------------------------------------------------------------------------------
+
+
+def _axes(entry: CatalogEntry, parameters: int) -> tuple[AxisQuality, ...]:
+    return tuple(_axis(entry, parameters, axis) for axis in AXES)
+
+
+def _axis(entry: CatalogEntry, parameters: int, axis: Axis) -> AxisQuality:
+    index = ability(entry.id, parameters, axis)
+    peers = [ability(peer.id, peer.stated_total or 0, axis).value for peer in _peers(entry)]
+    return AxisQuality(axis, index, sum(value < index.value for value in peers), len(peers))
+
+
+def _peers(entry: CatalogEntry) -> Iterator[CatalogEntry]:
+    """Other models of about its size; base models among base models, the rest among the rest."""
+    own, size = traits(entry.id), entry.stated_total or 0
+    for other in catalog():
+        habits = traits(other.id)
+        if other.id == entry.id or habits is None or own is None:
+            continue
+        near = size / PEERS_WITHIN <= (other.stated_total or 0) <= size * PEERS_WITHIN
+        if near and (habits.kind == "base") == (own.kind == "base"):
+            yield other
+
+
+# --- what was measured -------------------------------------------------------------------------------
+
+
+def _benchmarks(store: Store, site: Site, names: set[str]) -> tuple[Measurement, ...]:
+    """On this machine alone; a device that is only named was not measured."""
+    from weigh.bench.here import Here
+
+    if not isinstance(site, Here):
+        return ()
+    fingerprint = site.machine.fingerprint
+    every = measurements(store, raw=False)
+    return tuple(one for one in every if one.model in names and one.fingerprint in ("", fingerprint))
+
+
+def _is_result_of(result: QualityResult, spec: ModelSpec, entry: CatalogEntry | None) -> bool:
+    """The very file's; or where no file tells, those of the model by its catalog id or its own name."""
+    if entry is not None and result.model.catalog_id == entry.id:
+        return True
+    return result.model.name == spec.name and result.model.parameters in (None, spec.parameters)
+
+
+def _passed(results: Sequence[QualityResult], quantization: str) -> dict[str, Passed]:
+    """The newest share of each group of tasks that this quantization was measured to pass."""
+    found: dict[str, Passed] = {}
+    for result in results:
+        if result.way is Way.TASKS and result.model.quantization in ("", quantization):
+            for measure in result.measures:
+                if measure.name == "pass@1" and measure.of in result.material.needs:
+                    passed = Passed(measure.of, measure.figure, measure.count)
+                    found.setdefault(measure.of, passed)
+    return found
+
+
+def _losses(results: Sequence[QualityResult]) -> dict[str, Figure]:
+    """By recipe, the newest divergence measured here from the unquantized model."""
+    found: dict[str, Figure] = {}
+    for result in results:
+        measured = result.measure("kl_nats") if result.way is Way.DIVERGENCE else None
+        if measured and result.reference and result.reference.quantization in _UNQUANTIZED:
+            found.setdefault(result.model.quantization, _as_measured(measured.figure))
+    return found
+
+
+def _as_measured(figure: Figure) -> Figure:
+    return Figure(figure.value, figure.low, figure.high, "nats", Basis.MEASURED, "weigh quality --against")

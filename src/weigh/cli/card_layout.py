@@ -1,0 +1,370 @@
+"""What a card says, in tables that a screen, Markdown and HTML show alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from weigh import units
+from weigh.advise.verdict import Verdict, by_grade
+from weigh.cli.render import UNLIMITED, Grid, interval
+from weigh.cli.screens.facts import held, unknown_speed
+from weigh.cli.screens.machine import site_facts
+from weigh.cli.screens.quantities import at, in_words, said
+from weigh.figure import Basis, Figure
+from weigh.model.gguf import printable
+from weigh.store.quality_result import Way
+
+if TYPE_CHECKING:
+    from weigh.advise.card import Card
+    from weigh.store.quality_result import QualityResult
+
+MOST_SCORES = 8  # of those published; all are in the JSON form
+MOST_RESULTS = 8  # of those measured
+MOST_BENCHMARKS = 3
+_SPEEDS = ("decode_tokens_per_s", "prefill_tokens_per_s", "ttft_s", "peak_memory_bytes")
+_BASES = {
+    Basis.MEASURED: "measured",
+    Basis.PUBLISHED: "published",
+    Basis.RULE_OF_THUMB: "rule of thumb",
+    Basis.COMPUTED: "its files",
+    None: "none",
+}
+# Columns of the sizes, each with the width of screen below which it is left out.
+_SIZE_COLUMNS = {
+    "": 0,
+    "type": 0,
+    "bits": 100,
+    "file": 0,
+    "memory": 0,
+    "fits": 0,
+    "prefill tok/s": 125,
+    "decode tok/s": 0,
+    "first token": 110,
+    "loss, nats": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the page; without a title it belongs to what stands above it."""
+
+    title: str
+    grid: Grid
+
+
+def headline(card: Card) -> str:
+    name = printable(card.name)
+    return f"{name} at {card.quantization}" if card.quantization else name
+
+
+def parts(card: Card, width: int = UNLIMITED) -> Iterator[Part]:
+    """The whole card, the answer first."""
+    yield Part("", _summary(card))
+    yield Part("What it is", _facts(_identity(card)))
+    if card.sizes:
+        assert card.site is not None
+        yield Part("Sizes and speeds", _sizes(card, width))
+        yield Part("", _facts(site_facts(card.site)))
+    if card.benchmarks:
+        yield Part("Speed measured here", _benchmarks(card))
+    yield Part("Quality", _axes(card))
+    if card.scores:
+        yield Part("Published scores", _scores(card))
+    yield Part("Quality measured by weigh", _results(card))
+    yield Part("Need by need", _needs(card, width))
+
+
+def _facts(rows: list[tuple[str, str]]) -> Grid:
+    grid = Grid(("", "said"), prose=("said",), head=False)
+    for row in rows:
+        grid.add(*row)
+    return grid
+
+
+def _summary(card: Card) -> Grid:
+    rows = [(f"{grade.capitalize()} for", ", ".join(names)) for grade, names in by_grade(card.verdicts)]
+    renamed = {"Unknown for": "Not known"}
+    return _facts([(renamed.get(name, name), names) for name, names in rows])
+
+
+# --- what it is --------------------------------------------------------------------------------------
+
+
+def _identity(card: Card) -> list[tuple[str, str]]:
+    rows = [("Catalog", _catalog(card))]
+    if spec := card.spec:
+        active = (
+            f", {units.count(spec.active_parameters)} active for a token" if spec.experts else ", all active"
+        )
+        rows += [
+            ("Parameters", f"{units.count(spec.parameters)}{active}"),
+            ("Architecture", f"{spec.architecture}, {spec.layers} layers"),
+            ("Context", _trained(spec.context_train)),
+        ]
+        if spec.file is not None:
+            rows.append(("File", f"{printable(spec.file.name)}, {units.gib(spec.file_bytes or 0)}"))
+    if served := card.served:
+        of = f"{served.engine} {served.version}".strip()
+        tokens = f"{served.context_tokens:,} tokens" if served.context_tokens else "not said by the server"
+        rows += [("Server", f"{served.url}, {printable(of)}"), ("Context", tokens)]
+    rows.append(("Kind", _kind(card)))
+    if entry := card.entry:
+        rows += [
+            ("Licence", entry.license or "unknown"),
+            ("Released", str(entry.release_date) if entry.release_date else "unknown"),
+        ]
+    else:
+        rows.append(("Licence", "unknown: weigh reads none from files"))
+    return [*rows, *(("Contradiction", said) for said in (card.spec.contradictions if card.spec else ()))]
+
+
+def _catalog(card: Card) -> str:
+    if card.entry is None:
+        return "not a model of weigh's catalog: nothing is published of it that weigh knows"
+    family = f"{card.entry.id} (family {card.entry.family})"
+    if card.by_name_only:
+        return f"{family}, if the server's name for it is true; its quantization is not told"
+    if card.spec is not None and card.spec.file is not None:
+        return f"{family}, by the file's name and shapes; a further trained copy would look the same"
+    return family
+
+
+def _trained(tokens: int) -> str:
+    return f"trained for {tokens:,} tokens" if tokens else "what it was trained for is not said"
+
+
+def _kind(card: Card) -> str:
+    if known := card.traits:
+        words = {
+            "instruct": "follows instructions",
+            "reasoning": "follows instructions, always thinks first",
+            "base": "base model: continues text",
+        }[known.kind]
+        thinks = ", can think first" if known.kind == "instruct" and known.thinking == "optional" else ""
+        return words + thinks + (", fills in the middle" if known.fim else "")
+    if habits := card.habits:
+        chats = "a chat template" if habits.chats else "no chat template (a base model)"
+        holes = "fill-in-the-middle tokens" if habits.fills_middle else "no fill-in-the-middle tokens"
+        return f"its files have {chats} and {holes}"
+    return "unknown"
+
+
+# --- sizes and speeds --------------------------------------------------------------------------------
+
+
+def _sizes(card: Card, width: int) -> Grid:
+    columns = tuple(name for name, least in _SIZE_COLUMNS.items() if width >= least)
+    grid = Grid(
+        columns,
+        right=tuple(name for name in columns if name not in ("", "type", "fits")),
+        strong=tuple(number for number, size in enumerate(card.sizes) if size.chosen),
+        note=_sizes_note(card),
+    )
+    for size in card.sizes:
+        setup, speed = size.setup, size.setup.speed
+        cells = {
+            "": "▶" if size.chosen else "",
+            "type": size.quantization,
+            "bits": f"{setup.spec.bits_per_weight:.2f}",
+            "file": units.gib(size.file_bytes),
+            "memory": held(setup.devices, of_room=False),
+            "fits": "yes" if setup.fits else "no",
+            "prefill tok/s": interval(speed.prefill_tokens_per_s) if speed else "unknown",
+            "decode tok/s": interval(speed.decode_tokens_per_s) if speed else "unknown",
+            "first token": units.seconds(speed.ttft_s.value) if speed else "unknown",
+            "loss, nats": _loss(size.loss),
+        }
+        grid.add(*(cells[column] for column in columns))
+    return grid
+
+
+def _loss(loss: Figure | None) -> str:
+    if loss is None:
+        return "unknown"
+    if loss.value == 0:
+        return "none"
+    star = "*" if loss.basis is Basis.MEASURED else "†" if loss.basis is Basis.PUBLISHED else ""
+    ends = f" ({loss.low:.2g}–{loss.high:.2g})" if loss.low != loss.high else ""
+    return f"{loss.value:.2g}{ends}{star}"
+
+
+def _sizes_note(card: Card) -> str:
+    size = card.sizes[0]
+    setup = size.setup
+    context, work = setup.settings.context_tokens, setup.workload
+    speed = setup.speed.decode_tokens_per_s.basis if setup.speed else None
+    told = f"speeds {speed}" if speed else unknown_speed(setup)
+    bases = {one.loss.basis for one in card.sizes if one.loss and one.loss.value}
+    loss = "divergence from the unquantized model, by rule of thumb"
+    loss += " but for * measured here" if Basis.MEASURED in bases else ""
+    loss += " and † published" if Basis.PUBLISHED in bases else ""
+    room = units.gib(setup.available_bytes)
+    return (
+        f"memory with {context:,} tokens of context, of {room} that may be used; {told}, for a prompt of"
+        f" {work.prompt_tokens:,} tokens and {work.output_tokens:,} of output; loss: {loss}; ranges hold 80 %"
+    )
+
+
+def _benchmarks(card: Card) -> Grid:
+    columns = ("when (UTC)", "type", "engine", *(said(name) for name in _SPEEDS))
+    grid = Grid(columns, right=columns[3:], note="medians with their 80 % intervals, by `weigh bench`")
+    for one in card.benchmarks[:MOST_BENCHMARKS]:
+        figures = [one.first(name) for name in _SPEEDS]
+        cells = [in_words(found.figure) if found else "" for found in figures]
+        grid.add(_day(one.when_unix_s), one.quantization, one.engine, *cells)
+        if one.problems:
+            grid.note += f"; {_day(one.when_unix_s)} is not to be trusted: {', '.join(one.problems)}"
+    first = card.benchmarks[0].first("decode_tokens_per_s")
+    where = at(first.conditions) if first else ""
+    grid.note += f"; decode with {where}" if where else ""
+    return grid
+
+
+# --- quality -----------------------------------------------------------------------------------------
+
+
+def _axes(card: Card) -> Grid:
+    if not card.axes:
+        return _facts([("Index", "unknown: no score of it is published that weigh knows")])
+    grid = Grid(
+        ("axis", "index", "basis", "among models of its size"),
+        right=("index",),
+        prose=("among models of its size",),
+        note="points of the unquantized model: 10 are one logit, Llama 3.1 8B Instruct stands at 50"
+        " (docs/quality.md); its size: half to twice the parameters",
+    )
+    for one in card.axes:
+        index = f"{one.index.value:.0f} ({one.index.low:.0f}–{one.index.high:.0f})"
+        basis = "published scores" if one.index.basis is Basis.PUBLISHED else "rule of thumb"
+        grid.add(one.axis, index, basis, f"above {one.below} of {one.peers} others")
+    return grid
+
+
+def _scores(card: Card) -> Grid:
+    """The newest of each benchmark."""
+    newest = {}
+    for score in sorted(card.scores, key=lambda one: one.date):
+        newest[score.benchmark, score.mode] = score
+    shown = sorted(newest.values(), key=lambda one: one.date, reverse=True)[:MOST_SCORES]
+    left = len(card.scores) - len(shown)
+    grid = Grid(
+        ("benchmark", "score", "how", "date", "source"),
+        right=("score",),
+        prose=("source",),
+        note=f"as printed; {left} more in --json" if left else "as printed",
+    )
+    for score in shown:
+        variant = f" ({score.variant})" if score.variant else ""
+        grid.add(f"{score.benchmark}{variant}", f"{score.value:g}", score.mode, score.date, score.source)
+    return grid
+
+
+def _results(card: Card) -> Grid:
+    if not card.results:
+        return _facts([("None yet", "weigh quality MODEL --tasks, --repo FOLDER or --text FILE measures it")])
+    grid = Grid(
+        ("when (UTC)", "type", "on", "found"),
+        prose=("on", "found"),
+        note="with the interval that holds it in 8 of 10 cases",
+    )
+    for one in _newest(card.results)[:MOST_RESULTS]:
+        grid.add(_day(one.when_unix_s), one.model.quantization or "unknown", _on(one), _found(one))
+    return grid
+
+
+def _newest(results: tuple[QualityResult, ...]) -> list[QualityResult]:
+    """Of each type, way and material."""
+    found: dict[tuple[str, ...], QualityResult] = {}
+    for one in results:
+        reference = one.reference.label if one.reference else ""
+        key = (one.model.quantization, one.way, one.material.name, one.material.digest, reference)
+        found.setdefault(key, one)
+    return list(found.values())
+
+
+def _on(one: QualityResult) -> str:
+    match one.way:
+        case Way.TASKS:
+            return f"tasks of {one.material.name}"
+        case Way.REPOSITORY:
+            return f"repository {one.material.name}"
+        case Way.DIVERGENCE:
+            return f"{one.material.name}, against {one.reference.label if one.reference else 'unknown'}"
+    return one.material.name
+
+
+_MEASURES = {
+    "bits_per_byte": ("bits per byte", 1.0),
+    "perplexity": ("perplexity", 1.0),
+    "kl_nats": ("nats of divergence", 1.0),
+    "same_top": ("% same likeliest token", 100.0),
+    "next_line_exact": ("% of next lines exact", 100.0),
+    "next_line_similarity": ("% similar", 100.0),
+    "middle_exact": ("% of middles exact", 100.0),
+    "middle_similarity": ("% similar middles", 100.0),
+    "pass@1": ("% pass@1", 100.0),
+}
+
+
+def _found(one: QualityResult) -> str:
+    told = []
+    for measure in one.measures:
+        if measure.name not in _MEASURES or (measure.of and measure.of not in one.material.needs):
+            continue
+        words, factor = _MEASURES[measure.name]
+        figure = measure.figure
+        ends = (figure.low * factor, figure.high * factor)
+        known = all(abs(end) != float("inf") for end in ends)
+        value = f"{figure.value * factor:.3g}" + (f" ({ends[0]:.3g}–{ends[1]:.3g})" if known else "")
+        if measure.of:
+            told.append(f"{measure.of.replace('_', ' ')} {value} of {measure.count}")
+        else:
+            count = f" of {measure.count}" if one.way is Way.TASKS else ""
+            told.append(f"{value} {words}{count}")
+    return "; ".join(told)
+
+
+# --- needs -------------------------------------------------------------------------------------------
+
+
+def _needs(card: Card, width: int) -> Grid:
+    timed = any(verdict.request_s for verdict in card.verdicts)
+    columns = ("need", "verdict", *(("takes",) if timed else ()), "basis", "why")
+    if width < 70:
+        columns = ("need", "verdict", "why")
+    grid = Grid(columns, right=("takes",), prose=("why",), note=_needs_note(card, timed=timed))
+    for verdict in card.verdicts:
+        request = verdict.request_s
+        cells = {
+            "need": verdict.need.task.name,
+            "verdict": str(verdict.grade),
+            "takes": units.seconds(request.value) if request else "unknown",
+            "basis": _BASES.get(verdict.basis, str(verdict.basis)),
+            "why": why(verdict),
+        }
+        grid.add(*(cells[column] for column in columns))
+    return grid
+
+
+def why(verdict: Verdict) -> str:
+    """What a verdict rests on, and what stands in its way here."""
+    told = [verdict.reason]
+    if verdict.may_be is not None:
+        told[0] += f" (may be {verdict.may_be})"
+    return "; ".join([*told, *(f"here: {one.text}" for one in verdict.shortfalls)])
+
+
+def _needs_note(card: Card, *, timed: bool) -> str:
+    told = ["the bars between bad, fair and good are weigh's judgement (docs/card.md)"]
+    if timed:
+        told.append("takes: a typical request of the need to its last token, from an empty cache")
+    if card.served:
+        told.append("memory and speed are the server's and not judged")
+    return "; ".join(told)
+
+
+def _day(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d")
