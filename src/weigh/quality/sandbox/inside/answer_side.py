@@ -9,13 +9,16 @@ import contextlib
 import importlib
 import io
 import operator
+import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 from weigh.quality.sandbox.inside import wire
 from weigh.quality.sandbox.inside.plain import MUTABLE
+
+TYPE_CHECKING = False  # see plain.py
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def enter(context: Any) -> Any:
@@ -83,13 +86,11 @@ DEEDS: dict[str, Callable[..., Any]] = {
 }
 
 
-def main(fd: int, modules: list[str]) -> None:
-    sys.path.insert(0, str(Path.cwd()))
-    peer = wire.Peer(wire.Channel(fd), lambda what, args, kwargs: DEEDS[what](*args, **kwargs), wire.CallBack)
+def main(fd: str, *modules: str) -> None:
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - pathlib takes long to import
+    peer = wire.Peer(
+        wire.Channel(int(fd)), lambda what, args, kwargs: DEEDS[what](*args, **kwargs), wire.CallBack
+    )
     peer.known_modules = frozenset(modules)
     with contextlib.suppress(wire.Gone):
         peer.answer_for_ever()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from fractions import Fraction
-from pathlib import Path, PurePath
-from typing import Any
+
+TYPE_CHECKING = False  # typing takes as long to import as all else here
+if TYPE_CHECKING:
+    from typing import Any
 
 MUTABLE = (list, dict, set)
 
@@ -36,26 +36,56 @@ def _restored(value: Any, changed: Any) -> Any:
 
 
 COLLECTIONS: dict[str, Callable[[Any], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
-# name, class, to JSON, from JSON; datetime before date, which it is a subclass of
-SCALARS: tuple[tuple[str, Any, Callable[[Any], Any], Callable[[Any], Any]], ...] = (
-    ("bytes", bytes | bytearray, lambda v: bytes(v).hex(), bytes.fromhex),
-    ("complex", complex, lambda v: [repr(v.real), repr(v.imag)], lambda v: complex(float(v[0]), float(v[1]))),
-    ("datetime", datetime, datetime.isoformat, datetime.fromisoformat),
-    ("date", date, date.isoformat, date.fromisoformat),
-    ("time", time, time.isoformat, time.fromisoformat),
+# kind, module, class, to JSON, from JSON by the module; datetime before date, which it is a subclass of
+_SCALARS: tuple[tuple[str, str, str, Callable[[Any], Any], Callable[[Any, Any], Any]], ...] = (
+    ("bytes", "builtins", "bytes", lambda v: bytes(v).hex(), lambda m, v: m.bytes.fromhex(v)),
+    ("bytes", "builtins", "bytearray", lambda v: bytes(v).hex(), lambda m, v: m.bytes.fromhex(v)),
+    (
+        "complex",
+        "builtins",
+        "complex",
+        lambda v: [repr(v.real), repr(v.imag)],
+        lambda m, v: m.complex(*map(float, v)),
+    ),
+    ("range", "builtins", "range", lambda v: [v.start, v.stop, v.step], lambda m, v: m.range(*v)),
+    ("datetime", "datetime", "datetime", lambda v: v.isoformat(), lambda m, v: m.datetime.fromisoformat(v)),
+    ("date", "datetime", "date", lambda v: v.isoformat(), lambda m, v: m.date.fromisoformat(v)),
+    ("time", "datetime", "time", lambda v: v.isoformat(), lambda m, v: m.time.fromisoformat(v)),
     (
         "timedelta",
-        timedelta,
+        "datetime",
+        "timedelta",
         lambda v: [v.days, v.seconds, v.microseconds],
-        lambda v: timedelta(days=v[0], seconds=v[1], microseconds=v[2]),
+        lambda m, v: m.timedelta(days=v[0], seconds=v[1], microseconds=v[2]),
     ),
-    ("decimal", Decimal, str, Decimal),
+    ("decimal", "decimal", "Decimal", str, lambda m, v: m.Decimal(v)),
     (
         "fraction",
-        Fraction,
+        "fractions",
+        "Fraction",
         lambda v: [hex(v.numerator), hex(v.denominator)],
-        lambda v: Fraction(int(v[0], 16), int(v[1], 16)),
+        lambda m, v: m.Fraction(*(int(part, 16) for part in v)),
     ),
-    ("path", PurePath, str, Path),
-    ("range", range, lambda v: [v.start, v.stop, v.step], lambda v: range(*v)),
+    ("path", "pathlib", "PurePath", str, lambda m, v: m.Path(v)),
 )
+
+
+def scalar_json(value: Any) -> tuple[str, Any] | None:
+    """Kind and JSON of a value; None of what is no scalar. A class nobody has imported has no values."""
+    for kind, module, name, to_json, _ in _SCALARS:
+        known = getattr(sys.modules.get(module), name, None)
+        if known is not None and isinstance(value, known):
+            return kind, to_json(value)
+    return None
+
+
+def scalar(kind: str, content: Any) -> Any:
+    """The value again.
+
+    Raises:
+        LookupError: there is no such kind.
+    """
+    for known, module, _, _, from_json in _SCALARS:
+        if kind == known:
+            return from_json(__import__(module), content)
+    raise LookupError(kind)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 
 def lines(path: str) -> list[str]:
-    return Path(path).read_text(encoding="utf-8").splitlines()
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - pathlib takes longer to import than all else
+        return file.read().splitlines()
 
 
 def status(field: str) -> str:
@@ -27,11 +27,7 @@ def main() -> None:
         "processes": sum(entry.isdigit() for entry in os.listdir("/proc")),  # noqa: PTH208
         "network_devices": [line.partition(":")[0].strip() for line in lines("/proc/net/dev")[2:]],
         "variables": sorted(os.environ),
-        "homes": [str(path) for path in (Path("/home"), Path("/etc/passwd"), Path("/var")) if path.exists()],
+        "homes": [path for path in ("/home", "/etc/passwd", "/var") if os.access(path, os.F_OK)],
         "root_writable": os.access("/", os.W_OK),
     }
     print(json.dumps(facts))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,15 @@
 """First program inside a sandbox: gives up what is left of privileges, sets limits, becomes the real one.
 
-`python start.py ROOT LIMITS UID MODULE ARGUMENT...`: MODULE is beside this one, below ROOT; LIMITS is
-`name=number,...` with the names of `resource.RLIMIT_*`; UID 0 keeps the user. Imports nothing of weigh.
+`python start.py ROOT LIMITS UID MODULE ARGUMENT...`: MODULE is beside this one, below ROOT, and has a `main` that
+takes the arguments; LIMITS is `name=number,...` with the names of `resource.RLIMIT_*`; UID 0 keeps the user. Imports
+nothing of weigh.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
-import runpy
 import sys
 
 
@@ -19,8 +20,7 @@ def main(limits: str, uid: int, module: str, arguments: list[str]) -> None:
         os.setresuid(uid, uid, uid)
     for name, value in (limit.split("=") for limit in limits.split(",") if limit):
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (int(value), int(value)))
-    sys.argv = [module, *arguments]
-    runpy.run_module(f"weigh.quality.sandbox.inside.{module}", run_name="__main__", alter_sys=True)
+    importlib.import_module(f"weigh.quality.sandbox.inside.{module}").main(*arguments)
 
 
 if __name__ == "__main__":

@@ -7,19 +7,19 @@ verdict. Imports nothing of weigh.
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.util
 import io
 import json
 import os
 import sys
-import traceback
 import types
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from importlib.machinery import ModuleSpec
 
 from weigh.quality.sandbox.inside import wire
+
+TYPE_CHECKING = False  # see plain.py
+if TYPE_CHECKING:
+    from typing import Any
 
 FUNCTION_NAMES = ("__name__", "__qualname__", "__doc__")
 ITEMS: dict[str, Callable[..., Any]] = {
@@ -79,16 +79,16 @@ class StandIn(types.ModuleType):
         delattr(self.__dict__["_remote"], name)
 
 
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class Finder:
     """Imports a stand-in where a test imports a module of the answer."""
 
     def __init__(self, peer: wire.Peer, modules: frozenset[str]) -> None:
         self._peer, self._modules = peer, modules
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        return importlib.util.spec_from_loader(name, self) if name in self._modules else None
+        return ModuleSpec(name, self) if name in self._modules else None  # type: ignore[arg-type]  # a duck
 
-    def create_module(self, spec: Any) -> types.ModuleType:
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
         return StandIn(spec.name, self._peer)
 
     def exec_module(self, module: types.ModuleType) -> None:
@@ -139,10 +139,12 @@ def verdict(code: str, peer: wire.Peer, modules: frozenset[str], source: str) ->
 
 def said(error: BaseException, code: str) -> str:
     """An error in one line, with the failing line of the tests."""
-    lines = [
-        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == wire.TESTS
-    ]
-    line = code.splitlines()[lines[-1] - 1].strip() if lines and lines[-1] else ""
+    number, trace = 0, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == wire.TESTS:
+            number = trace.tb_lineno
+        trace = trace.tb_next
+    line = code.splitlines()[number - 1].strip() if number else ""
     try:
         text = str(error)
     except BaseException:
@@ -150,16 +152,13 @@ def said(error: BaseException, code: str) -> str:
     return " ".join(f"{type(error).__name__}: {text} {f'at `{line}`' if line else ''}".split())[:500]
 
 
-def main(fd: int) -> None:
-    job = json.loads(Path("job.json").read_text(encoding="utf-8"))
+def main(fd: str) -> None:
+    with open("job.json", encoding="utf-8") as file:  # noqa: PTH123 - pathlib takes long to import
+        job = json.load(file)
     out, sys.stdout = sys.stdout, sys.stderr
-    peer = wire.Peer(wire.Channel(fd), serve, wire.Remote)
+    peer = wire.Peer(wire.Channel(int(fd)), serve, wire.Remote)
     peer.known_modules = frozenset((wire.TESTS,))
     outcome = verdict(job["tests"], peer, frozenset(job["modules"]), job["source"])
     out.write(json.dumps(outcome))
     out.flush()
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import builtins
 import json
-import socket
+import os
 import struct
 import sys
 import threading
 from collections import namedtuple
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
 
-from weigh.quality.sandbox.inside.plain import COLLECTIONS, MUTABLE, SCALARS, restore
+from weigh.quality.sandbox.inside.plain import COLLECTIONS, MUTABLE, restore, scalar, scalar_json
+
+TYPE_CHECKING = False  # see plain.py
+if TYPE_CHECKING:
+    from typing import Any
 
 MOST_BYTES = 8 << 20  # of one message
 TESTS = "tests"  # name of the module of hidden tests
@@ -120,17 +123,19 @@ class AsHandle:
 
 
 class Channel:
-    """Messages of JSON, each led by its length."""
+    """Messages of JSON, each led by its length, over a socket's descriptor."""
 
     def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=fd)
+        self._fd = fd
 
     def send(self, message: dict[str, Any]) -> None:
         body = json.dumps(message).encode()
         if len(body) > MOST_BYTES:
             raise ValueError(f"a value of {len(body)} bytes is more than can be handed over")
+        left = memoryview(struct.pack("!I", len(body)) + body)
         try:
-            self._socket.sendall(struct.pack("!I", len(body)) + body)
+            while left:
+                left = left[os.write(self._fd, left) :]
         except OSError as error:
             raise Gone("its program ended") from error
 
@@ -147,13 +152,13 @@ class Channel:
         return message
 
     def close(self) -> None:
-        self._socket.close()
+        os.close(self._fd)
 
     def _exactly(self, length: int) -> bytes:
         parts: list[bytes] = []
         while length:
             try:
-                part = self._socket.recv(min(length, 1 << 16))
+                part = os.read(self._fd, min(length, 1 << 16))
             except OSError as error:
                 raise Gone("its program ended") from error
             if not part:
@@ -274,9 +279,8 @@ class Peer:
                 "!": "set" if isinstance(value, set) else "frozenset",
                 "v": [self.encode(entry) for entry in value],
             }
-        for name, base, to_json, _ in SCALARS:
-            if isinstance(value, base):
-                return {"!": name, "v": to_json(value)}
+        if found := scalar_json(value):
+            return {"!": found[0], "v": found[1]}
         return self._encode_class(value) if isinstance(value, type) else {"!": "mine", "v": self.hold(value)}
 
     def _encode_class(self, value: type) -> Any:
@@ -318,13 +322,9 @@ class Peer:
                 return namedtuple(value["n"], value["f"])(*map(self.decode, content))
             elif kind in COLLECTIONS:
                 return COLLECTIONS[kind](self.decode(entry) for entry in content)
-            else:
-                for name, _, _, from_json in SCALARS:
-                    if kind == name:
-                        return from_json(content)
+            return scalar(kind, content)
         except Exception as error:
             raise Gone(f"it sent a value that cannot be read: {error!r}") from error
-        raise Gone(f"it sent a value of no known kind: {kind!r}")
 
     # --- exceptions --------------------------------------------------------------------------------
 
