@@ -171,26 +171,31 @@ def profiles(data: bytes) -> None:
 
 
 def runs(data: bytes) -> None:
-    """Runs and measurements, of weigh and of other programs; each is shown, counted and written again."""
+    """Runs, measurements and quality, of weigh and of others; each is shown, counted and written again."""
     from weigh.advise.compare import compare
     from weigh.cli.page import page
     from weigh.cli.runs_document import accuracy_document, compared_document, history_document
+    from weigh.cli.screens.quality_kept import quality_table
     from weigh.store.accuracy import GROUPINGS, accuracy
     from weigh.store.exchange import as_csv, as_markdown, read
     from weigh.store.measurement import Measurement
+    from weigh.store.quality_result import QualityResult
     from weigh.store.run import Origin, Run
 
     origin = Origin("someone", "runs.json", 1.0)
-    _, found, measured = read(_PATH, data, origin)
-    json.dumps(history_document(found, measured), allow_nan=False)
+    _, found, measured, judged = read(_PATH, data, origin)
+    json.dumps(history_document(found, measured, judged), allow_nan=False)
     for by in GROUPINGS:
         json.dumps(accuracy_document(accuracy(found, by), by), allow_nan=False)
     for run in found:
         assert Run.from_json(json.loads(json.dumps(run.to_json())), origin) == run
     for one in measured:
         assert Measurement.from_json(json.loads(json.dumps(one.to_json())), origin).id == one.id
-    as_csv(measured)
-    as_markdown(measured)
+    for result in judged:
+        assert QualityResult.from_json(json.loads(json.dumps(result.to_json())), origin) == result
+    quality_table(judged, origins=True)
+    as_csv(measured, judged)
+    as_markdown(measured, judged)
     beside = compare(measured)
     json.dumps(compared_document(beside), allow_nan=False)
     page(beside, 1.0)
@@ -426,8 +431,10 @@ def _profile_seeds() -> list[bytes]:
 
 @cache
 def _run_seeds() -> list[bytes]:
+    from tests.store.quality import DIVERGED, ON_CODE, ON_TASKS
     from tests.store.runs import RUN
     from tests.store.samples import BENCH, faster
+    from weigh.store import quality_result
     from weigh.store.measurement import document
 
     listed = ([], [RUN.to_json()], [RUN.to_json(), RUN.to_json()])
@@ -436,6 +443,7 @@ def _run_seeds() -> list[bytes]:
     return [
         *own,
         json.dumps(document([BENCH, faster(2.0, 1)])).encode(),
+        json.dumps(quality_result.document([ON_CODE, ON_TASKS, DIVERGED])).encode(),
         *(path.read_bytes() for path in sorted(foreign.iterdir()) if path.stat().st_size <= 8192),
         _shortened((foreign / "guidellm.json").read_bytes()),
     ]
@@ -503,7 +511,17 @@ TARGETS = {
     "runs": Target(
         runs,
         _run_seeds,
-        (*_JSON, b'"measured"', b'"low"', b"1e14", b"5e-324", b'"samples_ts"', b'"statistic"', b"1e308"),
+        (
+            *_JSON,
+            b'"measured"',
+            b'"low"',
+            b"1e14",
+            b"5e-324",
+            b'"samples_ts"',
+            b'"statistic"',
+            b"1e308",
+            b'"pieces"',
+        ),
         16384,
     ),
     "names": Target(names, _typed_seeds, (b"/", b":", b"@", b"Q4_K_M", b"UD-", b"\0"), 512),

@@ -42,7 +42,7 @@ def test_an_empty_ledger_says_what_fills_it(capsys: pytest.CaptureFixture[str], 
         code, out, _ = ask(capsys, command)
         assert code == 0
         assert "weigh try MODEL" in out
-    assert answer(capsys, "history") == {"runs": [], "measurements": []}
+    assert answer(capsys, "history") == {"runs": [], "measurements": [], "quality": []}
     assert answer(capsys, "accuracy") == {"by": None, "groups": []}
 
 

@@ -115,7 +115,7 @@ def try_(
 )
 @click.option("--origin", help="Whose the imported ones are.")
 @click.option("--mine", is_flag=True, help="They are your own, as of a file written when the disk was full.")
-@click.option("--remove", "run_id", help="Forget the run or measurement whose id begins so.")
+@click.option("--remove", "run_id", help="Forget the run, measurement or quality whose id begins so.")
 @click.option("--events", is_flag=True, help="What the guard of `weigh watch` and `weigh run` did, and why.")
 @options.as_json
 def history(
@@ -130,7 +130,7 @@ def history(
     events: bool,
     as_json: bool,
 ) -> int:
-    """Test-drives beside the estimates made before them, and what was benchmarked, newest first.
+    """Test-drives beside the estimates made before them, what was benchmarked, and measured quality, newest first.
 
     Of MODEL (part of a name, with or without :Q4_K_M) or all. What others measured, taken in with --import, is
     kept apart and named by its origin.
@@ -139,6 +139,7 @@ def history(
 
     from weigh.store import Store, exchange, ledger
     from weigh.store import measurement as kept
+    from weigh.store.quality_result import quality_results
 
     if sum(option is not None for option in (export_to, import_from, run_id)) + events > 1:
         raise click.UsageError("only one of --export, --import, --remove and --events at a time")
@@ -162,19 +163,20 @@ def history(
         return 0
     runs = ledger.runs(store, model, imported=all_origins, limit=most)
     measured = kept.measurements(store, model, imported=all_origins, limit=most, raw=export_to is not None)
+    judged = quality_results(store, model, imported=all_origins, limit=most, pieces=export_to is not None)
     if export_to is not None:
         path = Path(export_to)
-        exchange.export(path, runs, measured)
+        exchange.export(path, runs, measured, judged)
         print_answer(
             as_json,
-            lambda d: d.history_document(runs, measured),
-            lambda s: s.show_exported(runs, measured, path),
+            lambda d: d.history_document(runs, measured, judged),
+            lambda s: s.show_exported(runs, measured, judged, path),
         )
         return 0
     print_answer(
         as_json,
-        lambda d: d.history_document(runs, measured),
-        lambda s: s.show_history(runs, measured, origins=all_origins),
+        lambda d: d.history_document(runs, measured, judged),
+        lambda s: s.show_history(runs, measured, judged, origins=all_origins),
     )
     return 0
 

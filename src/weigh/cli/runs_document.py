@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from weigh.store.accuracy import Group
     from weigh.store.exchange import Imported
     from weigh.store.measurement import Event, Measurement
+    from weigh.store.quality_result import QualityResult
     from weigh.store.run import Run
 
 
@@ -49,11 +50,20 @@ def _trial_document(result: Trial) -> Document:
     }
 
 
-def history_document(runs: Sequence[Run], measurements: Sequence[Measurement]) -> Document:
+def history_document(
+    runs: Sequence[Run], measurements: Sequence[Measurement], results: Sequence[QualityResult]
+) -> Document:
     return {
         "runs": [run_document(run) for run in runs],
         "measurements": [measurement_document(one) for one in measurements],
+        "quality": [quality_document(one) for one in results],
     }
+
+
+def quality_document(one: QualityResult) -> Document:
+    """Without its pieces, which an export holds."""
+    origin = asdict(one.origin) if one.origin else None
+    return {"id": one.id, "origin": origin} | one.to_json(pieces=False)
 
 
 def run_document(run: Run) -> Document:
@@ -112,9 +122,12 @@ def events_document(events: Sequence[Event]) -> Document:
     return {"events": [asdict(event) | {"details": dict(event.details)} for event in events]}
 
 
-def removed_document(gone: Run | Measurement) -> Document:
+def removed_document(gone: Run | Measurement | QualityResult) -> Document:
+    from weigh.store.quality_result import QualityResult
     from weigh.store.run import Run
 
+    if isinstance(gone, QualityResult):
+        return {"removed": quality_document(gone)}
     return {"removed": run_document(gone) if isinstance(gone, Run) else measurement_document(gone)}
 
 
@@ -125,6 +138,7 @@ def imported_document(found: Imported) -> Document:
         "added": found.added,
         "runs": found.runs,
         "measurements": found.measurements,
+        "quality": found.results,
         "known": found.known,
     }
 

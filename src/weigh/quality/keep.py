@@ -14,6 +14,7 @@ from weigh.errors import WeighError
 from weigh.figure import Basis, Figure
 from weigh.quality.code_answers import Answer, Quantity
 from weigh.quality.paired import LEAST_FILES
+from weigh.store.fields import LARGEST, Scalar, printable
 from weigh.store.quality_result import Material, Measure, MeasuredModel, Piece, QualityResult, Way
 
 if TYPE_CHECKING:
@@ -209,12 +210,19 @@ def _result(
         model=_measured(model),
         reference=None if reference is None else measured_model(reference),
         material=material,
-        measures=tuple(measures),
+        measures=tuple(one for one in measures if math.isfinite(one.figure.value)),
         engine=engine,
         engine_version=version,
         ended=ended,
-        pieces=tuple(pieces),
+        pieces=tuple(tuple(map(_known, piece)) for piece in pieces),
     )
+
+
+def _known(value: Scalar) -> Scalar:
+    """What the store takes: a model may give a token no probability at all."""
+    if isinstance(value, float) and not abs(value) <= LARGEST:
+        return None
+    return printable(value) if isinstance(value, str) else value
 
 
 def _measured(model: ModelSpec | Server | MeasuredModel) -> MeasuredModel:

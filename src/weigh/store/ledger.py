@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from weigh.estimate.learned import Learned, Lesson, Miss
     from weigh.store.measurement import Measurement
+    from weigh.store.quality_result import QualityResult
 
 FORMAT = "weigh_runs"  # the key that an export begins with; its value is the format's number
 FORMAT_NUMBER = 1
@@ -53,27 +54,31 @@ def runs(
     return found
 
 
-def remove(store: Store, beginning: str) -> Run | Measurement:
-    """Forget the run or the measurement whose id begins so.
+def remove(store: Store, beginning: str) -> Run | Measurement | QualityResult:
+    """Forget the run, the measurement or the quality result whose id begins so.
 
     Raises:
         UnknownName: none does.
         BadInput: several do.
     """
-    from weigh.store.measurement import beginning_with
+    from weigh.store import measurement, quality_result
 
-    found: list[Run | Measurement] = []
+    found: dict[str, list[Run | Measurement | QualityResult]] = {}
     if beginning:
-        found += [run for run in _read(store, "") if run.id.startswith(beginning)]
-        found += beginning_with(store, beginning)
-    if not found:
+        found = {
+            "run": [run for run in _read(store, "") if run.id.startswith(beginning)],
+            "measurement": [*measurement.beginning_with(store, beginning)],
+            "quality": [*quality_result.beginning_with(store, beginning)],
+        }
+    every = [(table, one) for table, listed in found.items() for one in listed]
+    if not every:
         raise UnknownName("run", beginning, hint="history lists their ids")
-    if len(found) > 1:
-        raise BadInput(f"{len(found)} runs have ids that begin with `{beginning}`", hint="give more of it")
-    table = "run" if isinstance(found[0], Run) else "measurement"
+    if len(every) > 1:
+        raise BadInput(f"{len(every)} runs have ids that begin with `{beginning}`", hint="give more of it")
+    ((table, gone),) = every
     with store.open() as db:
-        db.execute(f"DELETE FROM {table} WHERE id = ?", (found[0].id,))
-    return found[0]
+        db.execute(f"DELETE FROM {table} WHERE id = ?", (gone.id,))
+    return gone
 
 
 def document(kept: Sequence[Run]) -> dict[str, Any]:

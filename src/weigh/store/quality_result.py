@@ -100,7 +100,7 @@ class MeasuredModel:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "name": printable(self.name),
+            "name": printable(self.name) or "unnamed",
             "quantization": printable(self.quantization),
             "catalog_id": printable(self.catalog_id),
             "fingerprint": printable(self.fingerprint),
@@ -130,8 +130,8 @@ class Measure:
     def to_json(self) -> dict[str, Any]:
         figure = self.figure
         return {
-            "name": self.name,
-            "of": self.of,
+            "name": printable(self.name),
+            "of": printable(self.of),
             "value": figure.value,
             "low": figure.low if math.isfinite(figure.low) else None,
             "high": figure.high if math.isfinite(figure.high) else None,
@@ -160,10 +160,10 @@ class Material:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "name": printable(self.name),
-            "digest": self.digest,
+            "name": printable(self.name) or "unnamed",
+            "digest": printable(self.digest),
             "text_bytes": self.text_bytes,
-            "needs": list(self.needs),
+            "needs": [printable(need) for need in self.needs],
             "settings": {
                 name: printable(value) if isinstance(value, str) else value
                 for name, value in self.settings.items()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from weigh.cli.render import Bold, Grid, interval, show
+from weigh.cli.screens.quality_kept import measured_on, quality_table
 from weigh.figure import Basis, Figure
 from weigh.store.run import UNITS
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from weigh.store.accuracy import Errors, Group
     from weigh.store.exchange import Imported
     from weigh.store.measurement import Event, Measurement
+    from weigh.store.quality_result import QualityResult
     from weigh.store.run import Quantity, Run
 
 _WORDS = {
@@ -31,20 +33,29 @@ _MEASURED = {
     "peak_memory_bytes": "peak memory",
 }
 _MEASURED_NOTE = "median (80 % interval of it) of the first condition measured"
-_NOTHING = "no such runs in the ledger; `weigh try MODEL` makes one, `weigh bench MODEL` measures"
+_NOTHING = "no such runs in the ledger; `weigh try MODEL` makes one, `weigh bench MODEL` and `weigh quality MODEL` measure"
 
 
 _NOTE = "estimated → measured, error of the estimate; * outside its 80 % interval"
 
 
-def show_history(runs: Sequence[Run], measurements: Sequence[Measurement], *, origins: bool) -> None:
-    if not runs and not measurements:
+def show_history(
+    runs: Sequence[Run],
+    measurements: Sequence[Measurement],
+    results: Sequence[QualityResult],
+    *,
+    origins: bool,
+) -> None:
+    if not runs and not measurements and not results:
         show(_NOTHING)
     if runs:
         _show_runs(runs, origins=origins)
     if measurements:
         show("\n" if runs else "", Bold("Measured"), "\n")
         _show_measurements(measurements, origins=origins)
+    if results:
+        show("\n" if runs or measurements else "", Bold("Quality"), "\n")
+        show(quality_table(results, origins=origins))
 
 
 def _show_runs(runs: Sequence[Run], *, origins: bool) -> None:
@@ -118,7 +129,7 @@ def _beside(quantity: Quantity, unit: str) -> str:
 
 def show_imported(found: Imported) -> None:
     known = f"; {found.known} known already" if found.known else ""
-    held = " and ".join(filter(None, (_count(found.runs, "run"), _count(found.measurements, "measurement"))))
+    held = _held(found.runs, found.measurements, found.results)
     whose = f"from {found.origin.who} ({found.origin.file})" if found.origin else "as your own"
     written = f", written by {found.format}" if found.format != "weigh" else ""
     show(Bold(held or "0 runs"), f" imported {whose}{written}{known}")
@@ -126,18 +137,32 @@ def show_imported(found: Imported) -> None:
         show("\nSee them  ", Bold("weigh history --all-origins" if found.origin else "weigh history"))
 
 
-def show_exported(runs: Sequence[Run], measurements: Sequence[Measurement], path: Path) -> None:
+def show_exported(
+    runs: Sequence[Run], measurements: Sequence[Measurement], results: Sequence[QualityResult], path: Path
+) -> None:
     """Of the formats only JSON holds runs."""
     kept = runs if path.suffix.lower() == ".json" else ()
-    held = " and ".join(filter(None, (_count(len(kept), "run"), _count(len(measurements), "measurement"))))
+    held = _held(len(kept), len(measurements), len(results))
     show(Bold(held or "0 runs"), f" written to {path}; the machine is named, and nobody")
+
+
+def _held(runs: int, measurements: int, results: int) -> str:
+    """`3 runs, 1 measurement and 2 quality results`."""
+    counts = (_count(runs, "run"), _count(measurements, "measurement"), _count(results, "quality result"))
+    *first, last = [count for count in counts if count] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _count(count: int, of: str) -> str:
     return "" if not count else f"1 {of}" if count == 1 else f"{count} {of}s"
 
 
-def show_removed(gone: Run | Measurement) -> None:
+def show_removed(gone: Run | Measurement | QualityResult) -> None:
+    from weigh.store.quality_result import QualityResult
+
+    if isinstance(gone, QualityResult):
+        show(Bold(gone.id[:8]), f" forgotten: {gone.model.label}, {measured_on(gone)}")
+        return
     name = f"{gone.model}:{gone.quantization}" if gone.quantization else gone.model
     show(Bold(gone.id[:8]), f" forgotten: {name}, {gone.kind}")
 
