@@ -6,6 +6,7 @@ Nothing is worked out anew here: sizes and speeds are those of `weigh.estimate.s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -57,12 +58,18 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class AxisQuality:
-    """The index of the unquantized model on one axis, and how many models of its size and kind stand below it."""
+    """The index of the unquantized model on one axis, and where it stands among others of its size and kind.
+
+    Attributes:
+        below: how many of the `peers` have a lower index.
+        best: the peer of the highest, and that; None without peers.
+    """
 
     axis: Axis
     index: Figure
     below: int
     peers: int
+    best: tuple[str, Figure] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,7 @@ class Card:
     """What is known of a model.
 
     Attributes:
+        asked: as it was named.
         name: what it is called; `quantization` is "" where unknown.
         entry: of the catalog, where it is a model of it; `by_name_only` where nothing but a server's word says so.
         spec: None for a server's model, whose shapes are not told.
@@ -82,6 +90,7 @@ class Card:
         verdicts: one for each need.
     """
 
+    asked: str
     name: str
     quantization: str
     entry: CatalogEntry | None
@@ -99,8 +108,15 @@ class Card:
     verdicts: tuple[Verdict, ...]
 
     @property
-    def chosen(self) -> Size | None:
-        return next((size for size in self.sizes if size.chosen), None)
+    def scores_by_use(self) -> list[Score]:
+        """The newest of each benchmark, asked directly and thinking; those first that most models have."""
+        newest = {(one.benchmark, one.mode): one for one in sorted(self.scores, key=lambda one: one.date)}
+        models = Counter(benchmark for other in catalog() for benchmark in _benchmarks_of(other.id))
+        return sorted(newest.values(), key=lambda one: (-models[one.benchmark], one.benchmark, one.mode))
+
+
+def _benchmarks_of(model_id: str) -> set[str]:
+    return {score.benchmark for score in published(model_id)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +130,7 @@ class Served:
 
 
 def card(
+    asked: str,
     spec: ModelSpec,
     site: Site,
     store: Store,
@@ -130,27 +147,30 @@ def card(
     entry, habits = entry_of(spec), file_habits(spec)
     results = [one for one in quality_results(store) if _is_result_of(one, spec, entry)]
     losses = _losses(results)
+    known = traits(entry.id) if entry else None
     subject = Subject(
-        catalog_id=entry.id if entry else None,
+        catalog_id=entry.id if entry and known else None,
         parameters=spec.parameters,
         quantization=spec.quantization,
         bits_per_weight=spec.bits_per_weight,
         habits=habits,
         passed=_passed(results, spec.quantization),
         losses=losses,
+        writes=spec.generates,
     )
     return Card(
+        asked=asked,
         name=spec.name,
         quantization=spec.quantization,
         entry=entry,
         by_name_only=False,
-        traits=traits(entry.id) if entry else None,
+        traits=known,
         habits=habits,
         spec=spec,
         served=None,
         site=site,
         sizes=tuple(_sizes(spec, entry, site, context_tokens, losses)),
-        axes=_axes(entry, spec.parameters) if entry else (),
+        axes=_axes(entry, spec.parameters) if entry and known else (),
         scores=published(entry.id) if entry else (),
         benchmarks=_benchmarks(store, site, {spec.name, entry.id if entry else spec.name}),
         results=tuple(results),
@@ -163,21 +183,25 @@ def served_card(model: ServedModel, url: str, store: Store, here: Here) -> Card:
     entry = entry_called(model.model)
     results = [one for one in quality_results(store) if one.model.name == model.model]
     parameters = entry.spec().parameters if entry and not entry.unsupported else None
+    known = traits(entry.id) if entry else None
     subject = Subject(
-        catalog_id=entry.id if entry else None, parameters=parameters, passed=_passed(results, "")
+        catalog_id=entry.id if entry and known else None,
+        parameters=parameters,
+        passed=_passed(results, ""),
     )
     return Card(
+        asked=url,
         name=model.model,
         quantization="",
         entry=entry,
         by_name_only=entry is not None,
-        traits=traits(entry.id) if entry else None,
+        traits=known,
         habits=None,
         spec=None,
         served=Served(url, model.engine, model.version, model.context_tokens),
         site=None,
         sizes=(),
-        axes=_axes(entry, parameters) if entry and parameters else (),
+        axes=_axes(entry, parameters) if entry and known and parameters else (),
         scores=published(entry.id) if entry else (),
         benchmarks=_benchmarks(store, here, {model.model}),
         results=tuple(results),
@@ -211,8 +235,9 @@ def _others(spec: ModelSpec, entry: CatalogEntry | None) -> Iterator[ModelSpec]:
     own_format = traits(entry.id) if entry else None
     if (own_format and own_format.native_format) or any(tensor.type.quantized for tensor in whole.tensors):
         return
+    left_out = {spec.quantization} | (_UNQUANTIZED if spec.quantization in _UNQUANTIZED else set())
     for recipe in RECIPES:
-        if recipe != spec.quantization:
+        if recipe not in left_out:
             try:
                 yield quantize(whole, recipe)
             except BadInput:  # shapes that a type's blocks do not divide
@@ -248,8 +273,11 @@ def _axes(entry: CatalogEntry, parameters: int) -> tuple[AxisQuality, ...]:
 
 def _axis(entry: CatalogEntry, parameters: int, axis: Axis) -> AxisQuality:
     index = ability(entry.id, parameters, axis)
-    peers = [ability(peer.id, peer.stated_total or 0, axis).value for peer in _peers(entry)]
-    return AxisQuality(axis, index, sum(value < index.value for value in peers), len(peers))
+    peers = [(peer.id, ability(peer.id, peer.stated_total or 0, axis)) for peer in _peers(entry)]
+    below = sum(other.value < index.value for _, other in peers)
+    return AxisQuality(
+        axis, index, below, len(peers), max(peers, key=lambda peer: peer[1].value, default=None)
+    )
 
 
 def _peers(entry: CatalogEntry) -> Iterator[CatalogEntry]:

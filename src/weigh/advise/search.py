@@ -210,7 +210,7 @@ def shortfalls(need: Need, found: Weighed, available: int, fits: bool) -> Iterat
         yield Shortfall("memory", text, max(needed / max(available, 1), 1.001))
     trained = found.context_train
     if trained and need.context_tokens > trained:
-        text = f"trained for {trained:,} tokens of context"
+        text = f"trained for {trained:,} tokens of context, {need.context_tokens:,} wanted"
         yield Shortfall("context", text, need.context_tokens / trained)
     if found.speed is None:
         return

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from weigh.quality.file_habits import FileHabits
 
 # Points of the index from which a need is done fairly, for a need that quality means nothing and everything to.
-LEAST_FAIR_POINTS, MOST_FAIR_POINTS = 25.0, 55.0
+LEAST_FAIR_POINTS, MOST_FAIR_POINTS = 22.0, 52.0
 GOOD_ABOVE_FAIR_POINTS = 10.0  # one logit: the odds of a right answer times 2.7
 FAIR_SHARE, GOOD_SHARE = 1 / 3, 2 / 3  # of a need's tasks passed at the first try
 LEAST_TASKS = 5  # below which a share says nothing
@@ -79,13 +79,14 @@ class Subject:
     """What is graded.
 
     Attributes:
-        catalog_id: None for a model outside the catalog.
+        catalog_id: None for a model outside the catalog, or of which it knows no quality.
         parameters: None where unknown, as of a server's model.
         quantization: its recipe; "" where unknown.
         bits_per_weight: of the file; None where unknown.
         habits: what its files say; None without files.
         passed: of weigh's tasks, by group.
         losses: divergence from the unquantized model measured here, by recipe.
+        writes: False for an embedding model.
     """
 
     catalog_id: str | None
@@ -95,6 +96,7 @@ class Subject:
     habits: FileHabits | None = None
     passed: Mapping[str, Passed] = field(default_factory=dict)
     losses: Mapping[str, Figure] = field(default_factory=dict)
+    writes: bool = True
 
     def quality_for(self, task: Task) -> Quality | None:
         """Index for a need's weights; None where not even the size is known, or the quantization's loss."""
@@ -122,6 +124,7 @@ class Verdict:
         may_be: another grade that the evidence leaves open; None when it is clear.
         reason: what `answers` rests on, in plain words with its figures.
         basis: of that evidence; None where there is none.
+        unfit: its kind rules it out, whatever else is known.
         quality: the index behind it, also where something better decided.
         shortfalls: what is in its way here; () where nothing is, or nothing of the machine is known.
         request_s: a typical request from sending to its last token; None where no speed is known.
@@ -134,10 +137,17 @@ class Verdict:
     may_be: Grade | None
     reason: str
     basis: Basis | None
+    unfit: bool
     quality: Quality | None
     passed: tuple[Passed, ...]
     shortfalls: tuple[Shortfall, ...]
     request_s: Figure | None
+
+    @property
+    def held_back_here(self) -> bool:
+        """Whether what it writes would earn a better grade on another machine."""
+        of_model = tuple(one for one in self.shortfalls if one.what == "context")
+        return self.grade is not _together(self.answers, of_model)
 
 
 def bars(task: Task) -> Bars:
@@ -173,7 +183,8 @@ def _verdict(subject: Subject, wanted: Need, setup: SetupEstimate | None) -> Ver
     task = wanted.task
     judged = subject.quality_for(task)
     passed = tuple(subject.passed[group] for group in EVIDENCE.get(task.name, ()) if group in subject.passed)
-    answers, may_be, reason, basis = _answers(subject, task, judged, passed)
+    unfit = _unfit(subject, task)
+    answers, may_be, reason, basis = unfit or _answers(subject, task, judged, passed)
     missed: tuple[Shortfall, ...] = ()
     request_s = None
     if setup is not None:
@@ -188,6 +199,7 @@ def _verdict(subject: Subject, wanted: Need, setup: SetupEstimate | None) -> Ver
         may_be=may_be,
         reason=reason,
         basis=basis,
+        unfit=unfit is not None,
         quality=judged,
         passed=passed,
         shortfalls=missed,
@@ -200,8 +212,6 @@ _Answers = tuple[Grade, Grade | None, str, Basis | None]
 
 def _answers(subject: Subject, task: Task, judged: Quality | None, passed: Sequence[Passed]) -> _Answers:
     """Grade of what it writes, what else it may be, why, and on which evidence."""
-    if unfit := _unfit(subject, task):
-        return unfit
     enough = [one for one in passed if one.tasks >= LEAST_TASKS]
     if enough:
         return _by_tasks(enough)
@@ -212,6 +222,8 @@ def _answers(subject: Subject, task: Task, judged: Quality | None, passed: Seque
 
 def _unfit(subject: Subject, task: Task) -> _Answers | None:
     """Why a model of this kind does not do a need at all; None where it may."""
+    if not subject.writes:
+        return Grade.BAD, None, "an embedding model: it writes no text", Basis.COMPUTED
     known = traits(subject.catalog_id) if subject.catalog_id else None
     if known is not None:
         if known.kind not in task.kinds:
@@ -251,7 +263,7 @@ def _by_index(subject: Subject, task: Task, judged: Quality) -> _Answers:
     if subject.catalog_id is not None:
         return *_banded(score, limits.fair, limits.good), said, judged.basis
     if score.high < limits.fair:
-        size = f"models of its size reach an index of at most {score.high:.0f}; fair from {limits.fair:.0f}"
+        size = f"by its size alone an index of at most {score.high:.0f}; fair from {limits.fair:.0f}"
         return Grade.BAD, None, size, Basis.RULE_OF_THUMB
     return Grade.UNKNOWN, None, "no score of it is known, and its size alone does not tell", None
 
@@ -296,8 +308,8 @@ def _request_s(subject: Subject, wanted: Need, here: Weighed) -> Figure | None:
     )
 
 
-def by_grade(found: Sequence[Verdict]) -> Iterator[tuple[Grade, tuple[str, ...]]]:
-    """Needs of each grade that there is, best first."""
+def by_grade(found: Sequence[Verdict]) -> Iterator[tuple[Grade, tuple[Verdict, ...]]]:
+    """Those of each grade that there is, best first."""
     for grade in Grade:
-        if names := tuple(one.need.task.name for one in found if one.grade is grade):
-            yield grade, names
+        if alike := tuple(one for one in found if one.grade is grade):
+            yield grade, alike

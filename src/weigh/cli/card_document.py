@@ -34,7 +34,12 @@ def card_document(card: Card) -> Document:
         "benchmarks": [one.to_json(raw=False) | {"id": one.id} for one in card.benchmarks],
         "quality": {
             "index": {
-                one.axis: one.index.to_json() | {"above": one.below, "of_peers": one.peers}
+                one.axis: one.index.to_json()
+                | {
+                    "above": one.below,
+                    "of_peers": one.peers,
+                    "best_peer": one.best and {"model": one.best[0], "index": one.best[1].to_json()},
+                }
                 for one in card.axes
             },
             "published": [asdict(score) for score in card.scores],
@@ -98,6 +103,7 @@ def _verdict(one: Verdict) -> Document:
             for passed in one.passed
         ],
         "in_its_way": [asdict(missed) for missed in one.shortfalls],
+        "held_back_here": one.held_back_here,
         "request_s": one.request_s.to_json() if one.request_s else None,
     }
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from weigh import units
-from weigh.advise.verdict import Verdict, by_grade
+from weigh.advise.verdict import Grade, Verdict, by_grade
 from weigh.cli.render import UNLIMITED, Grid, interval
 from weigh.cli.screens.facts import held, unknown_speed
 from weigh.cli.screens.machine import site_facts
@@ -19,15 +21,17 @@ from weigh.store.quality_result import Way
 
 if TYPE_CHECKING:
     from weigh.advise.card import Card
+    from weigh.estimate.quality import Score
     from weigh.store.quality_result import QualityResult
 
 MOST_SCORES = 8  # of those published; all are in the JSON form
 MOST_RESULTS = 8  # of those measured
 MOST_BENCHMARKS = 3
+_WIDE = 100  # columns of a screen from which the evidence has one of its own
 _SPEEDS = ("decode_tokens_per_s", "prefill_tokens_per_s", "ttft_s", "peak_memory_bytes")
 _BASES = {
     Basis.MEASURED: "measured",
-    Basis.PUBLISHED: "published",
+    Basis.PUBLISHED: "published scores",
     Basis.RULE_OF_THUMB: "rule of thumb",
     Basis.COMPUTED: "its files",
     None: "none",
@@ -72,7 +76,7 @@ def parts(card: Card, width: int = UNLIMITED) -> Iterator[Part]:
         yield Part("Speed measured here", _benchmarks(card))
     yield Part("Quality", _axes(card))
     if card.scores:
-        yield Part("Published scores", _scores(card))
+        yield from _scores(card)
     yield Part("Quality measured by weigh", _results(card))
     yield Part("Need by need", _needs(card, width))
 
@@ -85,9 +89,32 @@ def _facts(rows: list[tuple[str, str]]) -> Grid:
 
 
 def _summary(card: Card) -> Grid:
-    rows = [(f"{grade.capitalize()} for", ", ".join(names)) for grade, names in by_grade(card.verdicts)]
-    renamed = {"Unknown for": "Not known"}
-    return _facts([(renamed.get(name, name), names) for name, names in rows])
+    """Needs by verdict; those that are bad for the machine's sake alone stand apart."""
+    rows = []
+    held_back = [one for one in card.verdicts if one.grade is Grade.BAD and one.held_back_here]
+    for grade, alike in by_grade(card.verdicts):
+        if left := [one for one in alike if one not in held_back]:
+            rows.append(("Not known" if grade is Grade.UNKNOWN else f"{grade.capitalize()} for", _told(left)))
+    if held_back:
+        where = _place(card)
+        rows.append((f"Bad {where}", f"too slow or too large {where} alone: {_names(held_back)}"))
+    return _facts(rows)
+
+
+def _place(card: Card) -> str:
+    return "here" if card.site is None or card.site.target.probed else "there"
+
+
+def _told(alike: Sequence[Verdict]) -> str:
+    """What is measured or published, then what is not."""
+    sure = [one for one in alike if one.basis is not Basis.RULE_OF_THUMB]
+    rough = [one for one in alike if one.basis is Basis.RULE_OF_THUMB]
+    told = [_names(sure)] if sure else []
+    return "; ".join([*told, f"by rule of thumb: {_names(rough)}"] if rough else told)
+
+
+def _names(verdicts: Sequence[Verdict]) -> str:
+    return ", ".join(one.need.task.name for one in verdicts)
 
 
 # --- what it is --------------------------------------------------------------------------------------
@@ -202,8 +229,11 @@ def _sizes_note(card: Card) -> str:
     loss += " but for * measured here" if Basis.MEASURED in bases else ""
     loss += " and † published" if Basis.PUBLISHED in bases else ""
     room = units.gib(setup.available_bytes)
+    trained = setup.spec.context_train
+    beyond = f" (it was trained for {trained:,})" if trained and context > trained else ""
     return (
-        f"memory with {context:,} tokens of context, of {room} that may be used; {told}, for a prompt of"
+        f"▶ the one the verdicts are of; memory with {context:,} tokens of context{beyond}, of {room} that may be used;"
+        f" {told}, for a prompt of"
         f" {work.prompt_tokens:,} tokens and {work.output_tokens:,} of output; loss: {loss}; ranges hold 80 %"
     )
 
@@ -230,41 +260,48 @@ def _axes(card: Card) -> Grid:
     if not card.axes:
         return _facts([("Index", "unknown: no score of it is published that weigh knows")])
     grid = Grid(
-        ("axis", "index", "basis", "among models of its size"),
+        ("axis", "index", "basis", "others of its size"),
         right=("index",),
-        prose=("among models of its size",),
+        prose=("others of its size",),
         note="points of the unquantized model: 10 are one logit, Llama 3.1 8B Instruct stands at 50"
         " (docs/quality.md); its size: half to twice the parameters",
     )
     for one in card.axes:
         index = f"{one.index.value:.0f} ({one.index.low:.0f}–{one.index.high:.0f})"
         basis = "published scores" if one.index.basis is Basis.PUBLISHED else "rule of thumb"
-        grid.add(one.axis, index, basis, f"above {one.below} of {one.peers} others")
+        best = f"; best {one.best[0].rpartition('/')[2]} {one.best[1].value:.0f}" if one.best else ""
+        grid.add(one.axis, index, basis, f"above {one.below} of {one.peers}{best}")
     return grid
 
 
-def _scores(card: Card) -> Grid:
-    """The newest of each benchmark."""
-    newest = {}
-    for score in sorted(card.scores, key=lambda one: one.date):
-        newest[score.benchmark, score.mode] = score
-    shown = sorted(newest.values(), key=lambda one: one.date, reverse=True)[:MOST_SCORES]
+def _scores(card: Card) -> Iterator[Part]:
+    """The newest of each benchmark, those first that most models have; their sources below, each once."""
+    shown = list(itertools.islice(card.scores_by_use, MOST_SCORES))
+    sources = list(dict.fromkeys(score.source for score in shown))
     left = len(card.scores) - len(shown)
     grid = Grid(
         ("benchmark", "score", "how", "date", "source"),
-        right=("score",),
-        prose=("source",),
+        right=("score", "source"),
         note=f"as printed; {left} more in --json" if left else "as printed",
     )
     for score in shown:
-        variant = f" ({score.variant})" if score.variant else ""
-        grid.add(f"{score.benchmark}{variant}", f"{score.value:g}", score.mode, score.date, score.source)
-    return grid
+        source = f"[{sources.index(score.source) + 1}]"
+        grid.add(_benchmark(score), f"{score.value:g}", score.mode, score.date, source)
+    yield Part("Published scores", grid)
+    yield Part("", _facts([(f"[{number}]", source) for number, source in enumerate(sources, start=1)]))
+
+
+def _benchmark(score: Score) -> str:
+    """`MMLU (CoT)` of benchmark `MMLU` and variant `MMLU (CoT)`."""
+    variant = score.variant.removeprefix(score.benchmark).strip()
+    if variant.startswith("(") and variant.endswith(")"):
+        variant = variant[1:-1]
+    return f"{score.benchmark} ({variant})" if variant else score.benchmark
 
 
 def _results(card: Card) -> Grid:
     if not card.results:
-        return _facts([("None yet", "weigh quality MODEL --tasks, --repo FOLDER or --text FILE measures it")])
+        return _facts([("None yet", _how_to_measure(card))])
     grid = Grid(
         ("when (UTC)", "type", "on", "found"),
         prose=("on", "found"),
@@ -273,6 +310,13 @@ def _results(card: Card) -> Grid:
     for one in _newest(card.results)[:MOST_RESULTS]:
         grid.add(_day(one.when_unix_s), one.model.quantization or "unknown", _on(one), _found(one))
     return grid
+
+
+def _how_to_measure(card: Card) -> str:
+    if card.spec is not None and card.spec.file is None:
+        return "it takes the model's own file: weigh quality FILE --tasks, --repo FOLDER or --text FILE"
+    also = " or --repo FOLDER" if card.spec else ""
+    return f"weigh quality {quote(printable(card.asked))} --tasks, --text FILE{also}"
 
 
 def _newest(results: tuple[QualityResult, ...]) -> list[QualityResult]:
@@ -332,33 +376,48 @@ def _found(one: QualityResult) -> str:
 
 def _needs(card: Card, width: int) -> Grid:
     timed = any(verdict.request_s for verdict in card.verdicts)
-    columns = ("need", "verdict", *(("takes",) if timed else ()), "basis", "why")
-    if width < 70:
-        columns = ("need", "verdict", "why")
-    grid = Grid(columns, right=("takes",), prose=("why",), note=_needs_note(card, timed=timed))
-    for verdict in card.verdicts:
-        request = verdict.request_s
+    wide = width >= _WIDE
+    columns = ("need", "verdict", *(("takes",) if timed else ()), *(("basis",) if wide else ()), "why")
+    grid = Grid(columns, right=("takes",), prose=("need", "why"), note=_needs_note(card, timed=timed))
+    for alike in _grouped(card.verdicts):
+        verdict = alike[0]
+        request = verdict.request_s if len(alike) == 1 else None
+        catalogued = verdict.unfit and verdict.basis is Basis.PUBLISHED
+        basis = "catalog" if catalogued else _BASES.get(verdict.basis, str(verdict.basis))
+        why = _why(verdict, _place(card)) if len(alike) == 1 else verdict.reason
         cells = {
-            "need": verdict.need.task.name,
+            "need": _names(alike),
             "verdict": str(verdict.grade),
-            "takes": units.seconds(request.value) if request else "unknown",
-            "basis": _BASES.get(verdict.basis, str(verdict.basis)),
-            "why": why(verdict),
+            "takes": units.seconds(request.value) if request else "" if len(alike) > 1 else "unknown",
+            "basis": basis,
+            "why": why if wide or verdict.basis is None else f"{basis}: {why}",
         }
         grid.add(*(cells[column] for column in columns))
     return grid
 
 
-def why(verdict: Verdict) -> str:
-    """What a verdict rests on, and what stands in its way here."""
+def _grouped(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
+    """Those that one reason rules out go together; the rest one by one."""
+    found: dict[object, list[Verdict]] = {}
+    for one in verdicts:
+        found.setdefault(one.reason if one.unfit else one.need.task.name, []).append(one)
+    return list(found.values())
+
+
+def _why(verdict: Verdict, place: str) -> str:
+    """What a verdict rests on, and what stands in its way."""
     told = [verdict.reason]
     if verdict.may_be is not None:
         told[0] += f" (may be {verdict.may_be})"
-    return "; ".join([*told, *(f"here: {one.text}" for one in verdict.shortfalls)])
+    for one in verdict.shortfalls:
+        told.append(one.text if one.what == "context" else f"{place}: {one.text}")
+    return "; ".join(told)
 
 
 def _needs_note(card: Card, *, timed: bool) -> str:
     told = ["the bars between bad, fair and good are weigh's judgement (docs/card.md)"]
+    if card.axes:
+        told.append("index: points for the need's mix of code and general, less the quantization's loss")
     if timed:
         told.append("takes: a typical request of the need to its last token, from an empty cache")
     if card.served:

@@ -118,7 +118,7 @@ def _cards(models: Sequence[str], asked: CardAsked) -> list[Card]:
             site = held.enter_context(site_asked_for(asked.devices, calibrate=asked.calibrate))
         for model in models:
             if model in specs:
-                made.append(card(specs[model], site, store, context_tokens=asked.context))
+                made.append(card(model, specs[model], site, store, context_tokens=asked.context))
                 continue
             here = held.enter_context(this_machine(calibrate=False))
             with served_model(model, model=asked.served_model, key_variable=asked.key_env) as served:
