@@ -20,6 +20,7 @@ from weigh.estimate.setup import SetupEstimate, weigh
 from weigh.estimate.speed import Workload
 from weigh.figure import Basis, Figure
 from weigh.model.catalog import CatalogEntry, catalog, entry_called, entry_of
+from weigh.model.fingerprint import fingerprint
 from weigh.store.measurement import Measurement, measurements
 from weigh.store.quality_result import QualityResult, Way, quality_results
 
@@ -145,7 +146,8 @@ def card(
     from weigh.quality.file_habits import file_habits
 
     entry, habits = entry_of(spec), file_habits(spec)
-    results = [one for one in quality_results(store) if _is_result_of(one, spec, entry)]
+    own = fingerprint(spec)
+    results = [one for one in quality_results(store) if _is_result_of(one, spec, entry, own)]
     losses = _losses(results)
     known = traits(entry.id) if entry else None
     subject = Subject(
@@ -221,7 +223,10 @@ def _sizes(
 ) -> Iterator[Size]:
     """The one asked for, and every other that can be made of the same weights; most bits first."""
     settings = Settings(context_tokens) if context_tokens else Settings()
-    specs = [spec, *_others(spec, entry)]
+    specs = [spec]
+    for other in _others(spec, entry):  # types whose blocks do not fit the shapes come out as one another
+        if all(other.tensors != one.tensors for one in specs):
+            specs.append(other)
     for one in sorted(specs, key=lambda one: -one.bits_per_weight):
         setup = weigh(one, site, settings, Workload())
         yield Size(setup, _file_bytes(one), _loss(one, entry, losses), chosen=one is spec)
@@ -251,6 +256,8 @@ def _file_bytes(spec: ModelSpec) -> int:
 
 
 def _loss(spec: ModelSpec, entry: CatalogEntry | None, losses: Mapping[str, Figure]) -> Figure | None:
+    if not spec.generates:
+        return None
     if spec.quantization in losses:
         return losses[spec.quantization]
     try:
@@ -306,10 +313,12 @@ def _benchmarks(store: Store, site: Site, names: set[str]) -> tuple[Measurement,
     return tuple(one for one in every if one.model in names and one.fingerprint in ("", fingerprint))
 
 
-def _is_result_of(result: QualityResult, spec: ModelSpec, entry: CatalogEntry | None) -> bool:
-    """The very file's; or where no file tells, those of the model by its catalog id or its own name."""
+def _is_result_of(result: QualityResult, spec: ModelSpec, entry: CatalogEntry | None, own: str) -> bool:
+    """Of the catalog's model, whichever file it was; else of this very file, or where none tells, of its name."""
     if entry is not None and result.model.catalog_id == entry.id:
         return True
+    if own and result.model.fingerprint:
+        return result.model.fingerprint == own
     return result.model.name == spec.name and result.model.parameters in (None, spec.parameters)
 
 

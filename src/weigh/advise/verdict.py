@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from weigh.advise.needs import TASKS, Need, Task, need
+from weigh.advise.needs import EVIDENCE, TASKS, Need, Task, need
 from weigh.advise.search import Shortfall, shortfalls
 from weigh.advise.weighed import Weighed, weighed
 from weigh.errors import UnknownName
@@ -32,20 +32,6 @@ GOOD_ABOVE_FAIR_POINTS = 10.0  # one logit: the odds of a right answer times 2.7
 FAIR_SHARE, GOOD_SHARE = 1 / 3, 2 / 3  # of a need's tasks passed at the first try
 LEAST_TASKS = 5  # below which a share says nothing
 FAR_OFF = 1.5  # a limit missed by more than this spoils a need
-
-# Groups of weigh's own tasks (weigh.quality.tasks) that are evidence on a need. Their `translation` is from one
-# programming language to another, so it tells of coding and not of translating texts.
-EVIDENCE: Mapping[str, tuple[str, ...]] = {
-    "coding": ("completion", "translation"),
-    "autocomplete": ("completion",),
-    "refactoring": ("refactoring",),
-    "explaining": ("explanation",),
-    "unit-tests": ("unit_tests",),
-    "debugging": ("debugging",),
-    "code-review": ("review",),
-    "documentation": ("documentation",),
-    "reasoning": ("reasoning",),
-}
 
 
 class Grade(StrEnum):
@@ -240,9 +226,9 @@ def _unfit(subject: Subject, task: Task) -> _Answers | None:
     if habits is None:
         return None
     if task.fim and not habits.fills_middle:
-        return Grade.BAD, None, "its vocabulary has no tokens to fill in the middle", Basis.COMPUTED
+        return Grade.BAD, None, "no tokens to fill in the middle in its vocabulary", Basis.COMPUTED
     if "base" not in task.kinds and not habits.chats:
-        return Grade.BAD, None, "no chat template in its files: a base model continues text", Basis.COMPUTED
+        return Grade.BAD, None, "no chat template: a base model, it continues text", Basis.COMPUTED
     return None
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MOST_SCORES = 8  # of those published; all are in the JSON form
 MOST_RESULTS = 8  # of those measured
 MOST_BENCHMARKS = 3
+LEAST_LOSS = 0.001  # nats, below which a rule of thumb tells no figures
+MOST_EXCEPTED = 4  # needs, of thirteen
 _WIDE = 100  # columns of a screen from which the evidence has one of its own
 _SPEEDS = ("decode_tokens_per_s", "prefill_tokens_per_s", "ttft_s", "peak_memory_bytes")
 _BASES = {
@@ -77,7 +79,8 @@ def parts(card: Card, width: int = UNLIMITED) -> Iterator[Part]:
     yield Part("Quality", _axes(card))
     if card.scores:
         yield from _scores(card)
-    yield Part("Quality measured by weigh", _results(card))
+    if card.results or card.spec is None or card.spec.generates:
+        yield Part("Quality measured by weigh", _results(card))
     yield Part("Need by need", _needs(card, width))
 
 
@@ -94,10 +97,14 @@ def _summary(card: Card) -> Grid:
     held_back = [one for one in card.verdicts if one.grade is Grade.BAD and one.held_back_here]
     for grade, alike in by_grade(card.verdicts):
         if left := [one for one in alike if one not in held_back]:
-            rows.append(("Not known" if grade is Grade.UNKNOWN else f"{grade.capitalize()} for", _told(left)))
-    if held_back:
-        where = _place(card)
-        rows.append((f"Bad {where}", f"too slow or too large {where} alone: {_names(held_back)}"))
+            rows.append(
+                ("Not known" if grade is Grade.UNKNOWN else f"{grade.capitalize()} for", _told(left, card))
+            )
+    large = [one for one in held_back if any(missed.what == "memory" for missed in one.shortfalls)]
+    slow = [one for one in held_back if one not in large]
+    for word, hindered in (("large", large), ("slow", slow)):
+        if hindered:
+            rows.append((f"Too {word} {_place(card)}", _names(hindered, card)))
     return _facts(rows)
 
 
@@ -105,15 +112,19 @@ def _place(card: Card) -> str:
     return "here" if card.site is None or card.site.target.probed else "there"
 
 
-def _told(alike: Sequence[Verdict]) -> str:
+def _told(alike: Sequence[Verdict], card: Card) -> str:
     """What is measured or published, then what is not."""
     sure = [one for one in alike if one.basis is not Basis.RULE_OF_THUMB]
     rough = [one for one in alike if one.basis is Basis.RULE_OF_THUMB]
-    told = [_names(sure)] if sure else []
-    return "; ".join([*told, f"by rule of thumb: {_names(rough)}"] if rough else told)
+    told = [_names(sure, card)] if sure else []
+    return "; ".join([*told, f"by rule of thumb: {_names(rough, card)}"] if rough else told)
 
 
-def _names(verdicts: Sequence[Verdict]) -> str:
+def _names(verdicts: Sequence[Verdict], card: Card) -> str:
+    """Of needs; where they are most of them, `all but` the rest."""
+    rest = [one.need.task.name for one in card.verdicts if one not in verdicts]
+    if len(rest) < MOST_EXCEPTED and len(verdicts) > 1:
+        return f"all but {', '.join(rest)}" if rest else "all"
     return ", ".join(one.need.task.name for one in verdicts)
 
 
@@ -164,6 +175,8 @@ def _trained(tokens: int) -> str:
 
 
 def _kind(card: Card) -> str:
+    if card.spec is not None and not card.spec.generates:
+        return "embedding model: gives vectors for texts, writes none"
     if known := card.traits:
         words = {
             "instruct": "follows instructions",
@@ -183,6 +196,7 @@ def _kind(card: Card) -> str:
 
 
 def _sizes(card: Card, width: int) -> Grid:
+    wide = width >= _WIDE
     columns = tuple(name for name, least in _SIZE_COLUMNS.items() if width >= least)
     grid = Grid(
         columns,
@@ -197,7 +211,7 @@ def _sizes(card: Card, width: int) -> Grid:
             "type": size.quantization,
             "bits": f"{setup.spec.bits_per_weight:.2f}",
             "file": units.gib(size.file_bytes),
-            "memory": held(setup.devices, of_room=False),
+            "memory": held(setup.devices, of_room=False) if wide else units.gib(setup.memory.total_bytes),
             "fits": "yes" if setup.fits else "no",
             "prefill tok/s": interval(speed.prefill_tokens_per_s) if speed else "unknown",
             "decode tok/s": interval(speed.decode_tokens_per_s) if speed else "unknown",
@@ -213,6 +227,8 @@ def _loss(loss: Figure | None) -> str:
         return "unknown"
     if loss.value == 0:
         return "none"
+    if loss.value < LEAST_LOSS and loss.basis is Basis.RULE_OF_THUMB:
+        return f"under {LEAST_LOSS}"
     star = "*" if loss.basis is Basis.MEASURED else "†" if loss.basis is Basis.PUBLISHED else ""
     ends = f" ({loss.low:.2g}–{loss.high:.2g})" if loss.low != loss.high else ""
     return f"{loss.value:.2g}{ends}{star}"
@@ -223,7 +239,11 @@ def _sizes_note(card: Card) -> str:
     setup = size.setup
     context, work = setup.settings.context_tokens, setup.workload
     speed = setup.speed.decode_tokens_per_s.basis if setup.speed else None
-    told = f"speeds {speed}" if speed else unknown_speed(setup)
+    told = (
+        f"speeds {speed}, for a prompt of {work.prompt_tokens:,} tokens and {work.output_tokens:,} of output"
+    )
+    if speed is None:
+        told = f"speeds {unknown_speed(setup)}"
     bases = {one.loss.basis for one in card.sizes if one.loss and one.loss.value}
     loss = "divergence from the unquantized model, by rule of thumb"
     loss += " but for * measured here" if Basis.MEASURED in bases else ""
@@ -233,8 +253,7 @@ def _sizes_note(card: Card) -> str:
     beyond = f" (it was trained for {trained:,})" if trained and context > trained else ""
     return (
         f"▶ the one the verdicts are of; memory with {context:,} tokens of context{beyond}, of {room} that may be used;"
-        f" {told}, for a prompt of"
-        f" {work.prompt_tokens:,} tokens and {work.output_tokens:,} of output; loss: {loss}; ranges hold 80 %"
+        f" {told}{f'; loss: {loss}' if bases else ''}; ranges hold 80 %"
     )
 
 
@@ -386,7 +405,7 @@ def _needs(card: Card, width: int) -> Grid:
         basis = "catalog" if catalogued else _BASES.get(verdict.basis, str(verdict.basis))
         why = _why(verdict, _place(card)) if len(alike) == 1 else verdict.reason
         cells = {
-            "need": _names(alike),
+            "need": _names(alike, card),
             "verdict": str(verdict.grade),
             "takes": units.seconds(request.value) if request else "" if len(alike) > 1 else "unknown",
             "basis": basis,

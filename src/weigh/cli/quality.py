@@ -50,6 +50,8 @@ def quality(
             "say what to measure on: --text FILE|FOLDER, --repo FOLDER, or --tasks [NEED,...]; or --card alone"
         )
     if card is not None:
+        if threads is not None:
+            raise click.UsageError("--threads is of what is measured, and a card measures nothing")
         return run_cards(models, card, as_json=as_json)
     if tasks is not None:
         return run_tasks(models, tasks, threads=threads, as_json=as_json)

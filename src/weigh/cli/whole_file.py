@@ -25,7 +25,7 @@ def write_whole(path: Path, text: str) -> None:
         if made is not None:
             with contextlib.suppress(OSError):
                 made.unlink()
-        raise BadInput(f"{path}: cannot be written ({error})") from error
+        raise BadInput(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _umask() -> int:
