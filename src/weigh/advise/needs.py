@@ -334,6 +334,22 @@ _TABLE = (
 TASKS: Final[Mapping[str, Task]] = MappingProxyType({task.name: task for task in _TABLE})
 _NAMES: Final = {alias: task.name for task in _TABLE for alias in (task.name, *task.aliases)}
 
+# Groups of weigh's own tasks (weigh.quality.tasks) that are evidence on a need. Their `translation` is from one
+# programming language to another, so it tells of coding and not of translating texts.
+EVIDENCE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "coding": ("completion", "translation"),
+        "autocomplete": ("completion",),
+        "refactoring": ("refactoring",),
+        "explaining": ("explanation",),
+        "unit-tests": ("unit_tests",),
+        "debugging": ("debugging",),
+        "code-review": ("review",),
+        "documentation": ("documentation",),
+        "reasoning": ("reasoning",),
+    }
+)
+
 
 def task(name: str) -> Task:
     """The task of that name or alias, however spelled (``unit_tests``, ``Unit Tests``).

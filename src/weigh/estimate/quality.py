@@ -4,7 +4,7 @@ Published scores are shown as published. Ranking needs one number for every mode
 offline on all of them (benchmarks/quality_fit.py): two axes, code and general, where 10 points are one
 logit (odds x 2.7) on HumanEval+ and MMLU, and Llama 3.1 8B Instruct stands at 50. Where a model has no
 score the index is a regression on size, age and kind, wide and marked `rule-of-thumb`. Quantization is
-taken off as divergence in nats times points per nat (benchmarks/quantization_loss_fit.py).
+taken off as divergence in nats (estimate/quantization_loss.py) times points per nat.
 docs/quality.md gives both fits with their checks.
 """
 
@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
-from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Literal
 
-from weigh.errors import UnknownName
+from weigh.estimate.quantization_loss import loss_table, quantization_loss
 from weigh.figure import Basis, Figure
 
 Axis = Literal["code", "general"]
@@ -29,8 +29,6 @@ Thinking = Literal["never", "optional", "always"]
 
 AXES: tuple[Axis, Axis] = ("code", "general")
 _Z80 = 1.2816  # half-width of an 80 % interval in standard deviations
-_LINE = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16")  # recipes that share one curve
-_UNQUANTIZED = frozenset({"F32", "BF16"})
 _STRANGER_YEAR = 2024.5  # age given to a model of which only the size is known
 _STRANGER_SD = 8.0  # points; covers not knowing age, maker and training
 _LN_RATE_ERROR = 0.7  # 80 % half-width of the logarithm of points per nat: a factor of two
@@ -165,82 +163,12 @@ def _points(value: float, sd: float, basis: Basis, source: str) -> Figure:
     return Figure(value, value - _Z80 * sd, value + _Z80 * sd, "points", basis, source)
 
 
-def quantization_loss(
-    parameters: int,
-    recipe: str | None = None,
-    *,
-    bits_per_weight: float | None = None,
-    model_id: str | None = None,
-) -> Figure:
-    """Mean divergence of the next-token distribution from the unquantized model's, in nats.
-
-    Published where this very model was measured under this recipe. Otherwise Llama 3 8B's at that recipe
-    (or between recipes, by `bits_per_weight`), shifted by size and by the model's family or generation.
-
-    Raises:
-        UnknownName: no divergence is known for the recipe and no `bits_per_weight` was given.
-    """
-    model = traits(model_id) if model_id else None
-    if recipe in _UNQUANTIZED or (model and recipe and recipe == model.native_format):
-        return Figure.exact(0.0, "nats", Basis.COMPUTED, "the model's own format")
-    return _loss(parameters, recipe, bits_per_weight, model_id, model.year if model else _STRANGER_YEAR)
-
-
-@lru_cache(maxsize=16384)
-def _loss(
-    parameters: int, recipe: str | None, bits_per_weight: float | None, model_id: str | None, year: float
-) -> Figure:
-    data = _data("quality_loss.json")
-    measured = data["published"].get(model_id, {}).get(recipe)
-    if measured:
-        return Figure(
-            measured["nats"], measured["low"], measured["high"], "nats", Basis.PUBLISHED, measured["source"]
-        )
-    shift, spread = _shift(data, model_id, year)
-    decades = math.log10(parameters / 1e9 / data["base_parameters_B"])
-    factor = math.exp(shift + data["ln_per_decade_of_parameters"] * decades)
-    value = _base_nats(data, recipe, bits_per_weight) * factor
-    source = (
-        f"fitted on {data['rows']} published divergences and {data['rows_by_size']} losses by model size"
-        " (docs/quality.md)"
-    )
-    return Figure.within(value, math.expm1(_Z80 * spread), "nats", Basis.RULE_OF_THUMB, source)
-
-
-def _shift(data: dict[str, Any], model_id: str | None, year: float) -> tuple[float, float]:
-    """How a model's curve lies against Llama 3 8B's at equal size, in ln(nats), and how sure that is.
-
-    Known for relatives of a measured model; else by generation, models trained on more text losing more.
-    """
-    for prefix, shift in data["ln_shift_families"].items():
-        if model_id and model_id.startswith(prefix):
-            return shift, data["ln_sd_family"]
-    old = year < data["old_before_year"]
-    return data["ln_shift_old" if old else "ln_shift_modern"], data["ln_sd"]
-
-
-def _base_nats(data: dict[str, Any], recipe: str | None, bits_per_weight: float | None) -> float:
-    """Llama 3 8B's divergence: of the recipe, or on the line of the k-quants at `bits_per_weight`."""
-    nats: dict[str, float] = data["nats"]
-    if recipe in nats:
-        return nats[recipe]
-    if bits_per_weight is None:
-        raise UnknownName("quantization", str(recipe), close=[r for r in nats if r[:2] == str(recipe)[:2]])
-    bits: dict[str, float] = data["bits_per_weight"]
-    line = sorted((bits[r], math.log(nats[r])) for r in _LINE)
-    (x0, y0), (x1, y1) = next(
-        (pair for pair in pairwise(line) if bits_per_weight <= pair[1][0]),
-        tuple(line[-2:]),
-    )
-    return math.exp(y0 + (y1 - y0) * (bits_per_weight - x0) / (x1 - x0))
-
-
 def loss_points(loss: Figure, *, code: float, general: float) -> Figure:
     """Index points a divergence costs, for weights of the axes that add up to one.
 
     The rates are known to within a factor of two; that and the loss's own error add up in logarithms.
     """
-    rates: dict[str, float] = _data("quality_loss.json")["points_per_nat"]
+    rates: Mapping[str, float] = loss_table()["points_per_nat"]
     value = loss.value * (code * rates["code"] + general * rates["general"])
     if value == 0:
         return Figure.exact(0.0, "points", loss.basis, loss.source)
@@ -255,6 +183,7 @@ def quality(
     task_axis: Mapping[str, float],
     *,
     bits_per_weight: float | None = None,
+    measured: Mapping[str, Figure] = MappingProxyType({}),
 ) -> Quality:
     """Index, headline and loss of a model under a recipe, for a task's weights of the two axes.
 
@@ -263,21 +192,30 @@ def quality(
         parameters: total parameters.
         task_axis: weights of `code` and `general`, e.g. ``{"code": 0.8, "general": 0.2}``.
         bits_per_weight: of the file; only used for a recipe nobody measured.
+        measured: divergences of this very model measured here, nats by recipe.
 
     Raises:
         UnknownName: nobody measured the recipe and no `bits_per_weight` was given.
     """
     code, general = task_axis.get("code", 0.0), task_axis.get("general", 0.0)
-    return _quality(model_id, parameters, recipe, code / (code + general), bits_per_weight)
+    losses = tuple(sorted(measured.items()))
+    return _quality(model_id, parameters, recipe, code / (code + general), bits_per_weight, losses)
 
 
 @lru_cache(maxsize=16384)
 def _quality(
-    model_id: str | None, parameters: int, recipe: str, code: float, bits_per_weight: float | None
+    model_id: str | None,
+    parameters: int,
+    recipe: str,
+    code: float,
+    bits_per_weight: float | None,
+    measured: tuple[tuple[str, Figure], ...],
 ) -> Quality:
     whole = _whole(model_id, parameters, code)
     headline, source = _headline(model_id, code)
-    loss = quantization_loss(parameters, recipe, bits_per_weight=bits_per_weight, model_id=model_id)
+    loss = dict(measured).get(recipe) or quantization_loss(
+        parameters, recipe, bits_per_weight=bits_per_weight, model_id=model_id
+    )
     cost = loss_points(loss, code=code, general=1 - code)
     value = whole.value - cost.value
     low = value - math.hypot(whole.value - whole.low, cost.high - cost.value)
