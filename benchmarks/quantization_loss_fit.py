@@ -4,53 +4,23 @@
     python benchmarks/quantization_loss_fit.py --check    # fit and compare with the file that is there
 
 Loss is the mean Kullback-Leibler divergence of the quantized model's next-token distribution from the
-full model's, in nats. One model (Llama 3 8B) is published for every recipe: it gives the shape over
-recipes. Other models shift the whole curve: by size, by how much text they were trained on (old models
-lose less), by luck. Benchmarks before and after quantization say what a nat costs in ability.
+full model's, in nats. `loss_rows.py` says which rows are taken, `loss_mixed.py` what is fitted to them,
+`quantization_loss_check.py` how well that predicts. Benchmarks before and after quantization say how loss
+goes with size, and what a nat costs in ability.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
-from statistics import fmean, median, stdev
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
 
-DATA = Path(__file__).parents[1] / "src" / "weigh" / "data"
-RECIPES = (
-    "F16",
-    "Q8_0",
-    "Q6_K",
-    "Q5_K_M",
-    "Q5_K_S",
-    "Q5_1",
-    "Q5_0",
-    "Q4_K_M",
-    "Q4_K_S",
-    "Q4_1",
-    "Q4_0",
-    "Q3_K_L",
-    "Q3_K_M",
-    "Q3_K_S",
-    "Q2_K",
-)
-# Recipes that are made with an importance matrix only; their rows are taken as such.
-WITH_MATRIX = (
-    "IQ4_NL",
-    "IQ4_XS",
-    "IQ3_M",
-    "IQ3_S",
-    "IQ3_XS",
-    "IQ3_XXS",
-    "IQ2_M",
-    "IQ2_S",
-    "IQ2_XS",
-    "IQ2_XXS",
-)
+from loss_mixed import Exponent, fit_table
+from loss_rows import DATA, RECIPES, Row, published_losses, rows
+
 # The very model a divergence was measured on: printed name -> catalog id.
 MEASURED = {
     "Llama-3-8B": "meta-llama/Meta-Llama-3-8B",
@@ -58,25 +28,23 @@ MEASURED = {
     "Qwen3.5-9B": "Qwen/Qwen3.5-9B",
     "Qwen3.5-35B-A3B": "Qwen/Qwen3.5-35B-A3B",
 }
-# Relatives of a measured model (same pretraining or the next round of it): id prefix -> printed name.
+# Catalog id prefix -> family of the fit: the same pretraining, or the next round of it.
 FAMILIES = {
-    "meta-llama/Meta-Llama-3-": "Llama-3-8B",
-    "meta-llama/Llama-3.": "Llama-3-8B",
-    "NousResearch/Hermes-3-Llama-3.1": "Llama-3-8B",
-    "Qwen/Qwen3.5-": "Qwen3.5-9B",
-    "Qwen/Qwen3.6-": "Qwen3.5-9B",
-    "meta-llama/Llama-2-": "Llama-2-7B",
-    "codellama/": "Llama-2-7B",
+    "meta-llama/Meta-Llama-3-": "Llama 3",
+    "meta-llama/Llama-3.": "Llama 3",
+    "NousResearch/Hermes-3-Llama-3.1": "Llama 3",
+    "Qwen/Qwen3.5-": "Qwen3.5",
+    "Qwen/Qwen3.6-": "Qwen3.5",
+    "meta-llama/Llama-2-": "Llama 2",
+    "codellama/": "Llama 2",
+    "mistralai/Mistral-7B-": "Mistral 7B",
+    "deepseek-ai/DeepSeek-V2": "DeepSeek V2",
+    "deepseek-ai/DeepSeek-Coder-V2": "DeepSeek V2",
 }
-OLD_BEFORE_YEAR = 2024.2  # Llama 3 (15 T tokens) is the first of the models that lose more
 POINTS_PER_LOGIT = 10.0
-
-Row = dict[str, str]
-
-
-def rows() -> list[Row]:
-    with (DATA / "quant_quality.csv").open(newline="", encoding="utf-8") as lines:
-        return list(csv.DictReader(lines))
+_LN_SD_OF_CAST = 0.7 / 1.2816  # a divergence told from a benchmark by the points a nat costs: a factor of two
+# Benchmark losses of several sizes are of two families, and no divergences: their error counts twice.
+_MORE_ERROR = 2.0
 
 
 def divergences(table: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
@@ -134,12 +102,6 @@ def log_odds(percent: float, chance: float) -> float:
     return math.log(share / (1 - share))
 
 
-def model_shift(model: dict[str, list[float]], base: dict[str, float], size_b: float, slope: float) -> float:
-    """Mean of ln(divergence / the base model's at the same recipe), brought to the base model's size."""
-    gaps = [math.log(median(v) / base[r]) for r, v in model.items() if r in base]
-    return fmean(gaps) - slope * math.log10(size_b / 8.03)
-
-
 def with_matrix(table: Sequence[Row]) -> dict[str, float]:
     """Llama 3 8B's divergence by recipe, files made with an importance matrix."""
     return {
@@ -150,9 +112,13 @@ def with_matrix(table: Sequence[Row]) -> dict[str, float]:
 
 
 def points_per_nat(
-    table: Sequence[Row], base: dict[str, float], modern: float, slope: float
+    table: Sequence[Row], base: Mapping[str, float], other: float, exponent: float
 ) -> tuple[dict[str, float], list[str]]:
     """Ability points lost per nat: general from MMLU on GGUF files, code from Aider's runs.
+
+    Args:
+        base: Llama 3 8B's divergence by recipe.
+        other: ln of the factor from it to the mean model of its size.
 
     Least squares through the origin. The divergence of each model is the one this fit predicts for it;
     those MMLU files were made with calibration, so Llama 3 8B's importance-matrix rows are their base.
@@ -163,11 +129,11 @@ def points_per_nat(
         recipe = row["quant"].split(" ")[0].upper()
         if row["metric"] == "mmlu" and "gguf_alg_ext" in row["source"] and recipe in matrix:
             drop = log_odds(float(row["reference_value"]), 25) - log_odds(float(row["value"]), 25)
-            shift = 0.0 if row["model"].startswith("Llama-3") else modern
+            shift = 0.0 if row["model"].startswith("Llama-3") else other
             general.append((matrix[recipe] * math.exp(shift), drop))
     # Aider's edit benchmark on Qwen2.5-Coder-32B through one server (quality_scores.csv): 71.4 at F16.
     aider = {"F16": 71.4, "Q4_K_M": 66.9, "Q2_K": 61.7}
-    larger = math.exp(modern + slope * math.log10(32.8 / 8.03))
+    larger = math.exp(other + exponent * math.log(32.8 / 8.03))
     code = [(base[r] * larger, log_odds(aider["F16"], 0) - log_odds(aider[r], 0)) for r in ("Q4_K_M", "Q2_K")]
     lines = [f"general: {k:.3f} nats, {d:+.3f} logits" for k, d in general]
     lines += [f"code: {k:.3f} nats, {d:+.3f} logits" for k, d in code]
@@ -208,43 +174,37 @@ def main() -> None:
 
 def fit(table: Sequence[Row]) -> tuple[dict[str, object], list[str]]:
     found = divergences(table)
-    base = {recipe: fmean(values) for recipe, values in found["Llama-3-8B"].items()}
+    losses = published_losses(table)
     slope, slope_error, used = size_exponent(table)
-    sizes = {"Llama-2-7B": 6.74, "Qwen3.5-9B": 9.65, "Qwen3.5-35B-A3B": 35.95}
-    shifts = {m: model_shift(found[m], base, size, slope) for m, size in sizes.items()}
-    modern = [0.0, shifts["Qwen3.5-9B"], shifts["Qwen3.5-35B-A3B"]]
-    makers = [math.log(v) for v in found["Qwen3.5-9B"]["Q4_K_M"]]  # three people's Q4_K_M of one model
-    points, lines = points_per_nat(table, base, fmean(modern), slope)
-    matrix = with_matrix(table)
-    base.update({recipe: matrix[recipe] for recipe in WITH_MATRIX})
-    base["MXFP4_MOE"] = mxfp4_divergence(table, points) / math.exp(fmean(modern))
-    spread = math.sqrt(stdev(modern) ** 2 + stdev(makers) ** 2)
+    prior = Exponent(slope / math.log(10), _MORE_ERROR * slope_error / math.log(10))
+    fitted = fit_table(losses, prior)
+    nats: dict[str, float] = fitted["nats"]
+    base = {recipe: fmean(values) for recipe, values in found["Llama-3-8B"].items()}
+    other = fmean(math.log(nats[recipe] / base[recipe]) for recipe in RECIPES)
+    points, lines = points_per_nat(table, base, other, fitted["exponent"])
+    nats["MXFP4_MOE"] = round(mxfp4_divergence(table, points), 4)
+    fitted["ln_sd_of_type"]["MXFP4_MOE"] = round(_LN_SD_OF_CAST, 3)
     bits = {
         row["quant"].upper(): float(row["bpw"])
         for row in table
         if row["model"] == "Llama-3-8B" and row["metric"] == "mean_kld" and "(" not in row["quant"]
     }
     result: dict[str, object] = {
-        "nats": {r: round(base[r], 6) for r in (*RECIPES, *WITH_MATRIX, "MXFP4_MOE")},
+        **fitted,
+        "family_of": FAMILIES,
         "bits_per_weight": {r: bits[r] for r in RECIPES if r in bits},
-        "base_parameters_B": 8.03,
-        "ln_per_decade_of_parameters": round(slope, 3),
-        "ln_shift_modern": round(fmean(modern), 3),
-        "ln_shift_old": round(shifts["Llama-2-7B"], 3),
-        "ln_shift_families": {p: round({"Llama-3-8B": 0.0, **shifts}[m], 3) for p, m in FAMILIES.items()},
-        "ln_sd_family": round(stdev(makers), 3),
-        "old_before_year": OLD_BEFORE_YEAR,
-        "ln_sd": round(spread, 3),
         "points_per_nat": {axis: round(value, 2) for axis, value in points.items()},
-        "rows": sum(len(v) for recipes in found.values() for v in recipes.values()),
-        "rows_by_size": used,
+        "rows": len(losses),
+        "models": len({loss.model for loss in losses}),
         "published": published(found, table),
     }
     lines += [
-        f"size: ln(loss) changes by {slope:.2f} ± {slope_error:.2f} per decade of parameters, {used} rows",
-        f"shifts against Llama 3 8B at equal size: { {m: round(s, 2) for m, s in shifts.items()} }",
-        f"sd of ln: {stdev(modern):.2f} between modern models, {stdev(makers):.2f} between file makers",
-        f"points per nat: {points}; MXFP4 cast {base['MXFP4_MOE']:.3f} nats",
+        f"size: ln(loss) changes by {slope:.2f} ± {slope_error:.2f} per decade of size in {used} benchmark losses,"
+        f" with the divergences by {fitted['exponent'] * math.log(10):.2f}",
+        f"standard deviations of ln(loss): { {name: sd for name, sd in fitted.items() if name.startswith('ln_sd_')} }",
+        f"families: {fitted['families']}",
+        f"mean model against Llama 3 8B: {other:+.2f}; points per nat: {points}",
+        f"MXFP4 cast {nats['MXFP4_MOE']:.3f} nats",
     ]
     return result, lines
 
