@@ -95,6 +95,7 @@ class Subject:
                 self.quantization or "F16",
                 task.axis,
                 bits_per_weight=self.bits_per_weight,
+                measured=self.losses,
             )
         except UnknownName:
             return None
