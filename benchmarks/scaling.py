@@ -69,7 +69,7 @@ def opening(curve: LossCurve, runs: list[Run]) -> list[str]:
         "",
         f"Written by `python benchmarks/scaling.py`, {date.today():%Y-%m-%d}, from the logs of the [ladder](ladder.md):"
         f" {len(runs)} trained models of {len({run.parameters for run in runs})} sizes,"
-        f" {len({run.tokens for run in runs})} amounts of text each.",
+        f" up to {len({run.tokens for run in runs})} amounts of text each.",
         "Loss is in bits per byte of held-out files. N counts all parameters, embeddings among them.",
         "",
         f"    L(N, D) = {curve.irreducible:.3f} + {curve.size_coefficient:.4g} / N^{curve.size_exponent:.2f}"
@@ -131,7 +131,9 @@ def data(curve: LossCurve, runs: list[Run], noisy: list[Run]) -> list[str]:
             f" (3 % of its characters struck over) reaches {bad.loss:.3f} bits per byte, on clean text {good.loss:.3f}."
         )
         lines += [
-            f"On {units.count(run.tokens)} clean tokens it reaches {run.loss:.3f}." for run in same[:-1]
+            f"On {units.count(run.tokens)} clean tokens it reaches {run.loss:.3f}."
+            for run in same
+            if run.tokens < bad.tokens
         ]
     top = max(run.parameters for run in runs)
     lines += [
@@ -144,7 +146,13 @@ def data(curve: LossCurve, runs: list[Run], noisy: list[Run]) -> list[str]:
 
 
 def most(runs: list[Run]) -> int:
-    return max(run.tokens for run in runs)
+    """Tokens of the longest training that every size has had."""
+    sizes = {run.parameters for run in runs}
+    return max(
+        tokens
+        for tokens in {run.tokens for run in runs}
+        if {run.parameters for run in runs if run.tokens == tokens} == sizes
+    )
 
 
 def said(figure: Figure) -> str:
