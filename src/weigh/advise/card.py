@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from weigh.advise.verdict import Passed, Subject, Verdict, verdicts
 from weigh.engines.engine import Settings
 from weigh.errors import BadInput, UnknownName
-from weigh.estimate.quality import AXES, Axis, Score, Traits, ability, published, quantization_loss, traits
+from weigh.estimate.quality import AXES, Axis, Score, Traits, ability, published, traits
+from weigh.estimate.quantization_loss import quantization_loss
 from weigh.estimate.returns import RECIPES
 from weigh.estimate.setup import SetupEstimate, weigh
 from weigh.estimate.speed import Workload
@@ -241,7 +242,7 @@ def _others(spec: ModelSpec, entry: CatalogEntry | None) -> Iterator[ModelSpec]:
     if (own_format and own_format.native_format) or any(tensor.type.quantized for tensor in whole.tensors):
         return
     left_out = {spec.quantization} | (_UNQUANTIZED if spec.quantization in _UNQUANTIZED else set())
-    for recipe in RECIPES:
+    for recipe in reversed(RECIPES):
         if recipe not in left_out:
             try:
                 yield quantize(whole, recipe)
@@ -258,14 +259,13 @@ def _file_bytes(spec: ModelSpec) -> int:
 def _loss(spec: ModelSpec, entry: CatalogEntry | None, losses: Mapping[str, Figure]) -> Figure | None:
     if not spec.generates:
         return None
-    if spec.quantization in losses:
-        return losses[spec.quantization]
     try:
         return quantization_loss(
             spec.parameters,
             spec.quantization,
             bits_per_weight=spec.bits_per_weight,
             model_id=entry.id if entry else None,
+            measured=losses,
         )
     except UnknownName:
         return None

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from weigh import units
 from weigh.advise.verdict import Grade, Verdict, by_grade
+from weigh.cli.card_measured import axes_grid, benchmarks_grid, results_grid, scores_grids
 from weigh.cli.render import UNLIMITED, Grid, interval
-from weigh.cli.screens.facts import held, unknown_speed
+from weigh.cli.screens.facts import facts_grid, held, unknown_speed
 from weigh.cli.screens.machine import site_facts
-from weigh.cli.screens.quantities import at, in_words, said
 from weigh.figure import Basis, Figure
 from weigh.model.gguf import printable
-from weigh.store.quality_result import Way
 
 if TYPE_CHECKING:
     from weigh.advise.card import Card
-    from weigh.estimate.quality import Score
-    from weigh.store.quality_result import QualityResult
 
-MOST_SCORES = 8  # of those published; all are in the JSON form
-MOST_RESULTS = 8  # of those measured
-MOST_BENCHMARKS = 3
 LEAST_LOSS = 0.001  # nats, below which a rule of thumb tells no figures
 MOST_EXCEPTED = 4  # needs, of thirteen
 _WIDE = 100  # columns of a screen from which the evidence has one of its own
-_SPEEDS = ("decode_tokens_per_s", "prefill_tokens_per_s", "ttft_s", "peak_memory_bytes")
 _BASES = {
     Basis.MEASURED: "measured",
     Basis.PUBLISHED: "published scores",
@@ -69,26 +59,21 @@ def headline(card: Card) -> str:
 def parts(card: Card, width: int = UNLIMITED) -> Iterator[Part]:
     """The whole card, the answer first."""
     yield Part("", _summary(card))
-    yield Part("What it is", _facts(_identity(card)))
+    yield Part("What it is", facts_grid(_identity(card)))
     if card.sizes:
         assert card.site is not None
         yield Part("Sizes and speeds", _sizes(card, width))
-        yield Part("", _facts(site_facts(card.site)))
+        yield Part("", facts_grid(site_facts(card.site)))
     if card.benchmarks:
-        yield Part("Speed measured here", _benchmarks(card))
-    yield Part("Quality", _axes(card))
+        yield Part("Speed measured here", benchmarks_grid(card, width))
+    yield Part("Quality", axes_grid(card))
     if card.scores:
-        yield from _scores(card)
+        scores, sources = scores_grids(card)
+        yield Part("Published scores", scores)
+        yield Part("", sources)
     if card.results or card.spec is None or card.spec.generates:
-        yield Part("Quality measured by weigh", _results(card))
+        yield Part("Quality measured by weigh", results_grid(card))
     yield Part("Need by need", _needs(card, width))
-
-
-def _facts(rows: list[tuple[str, str]]) -> Grid:
-    grid = Grid(("", "said"), prose=("said",), head=False)
-    for row in rows:
-        grid.add(*row)
-    return grid
 
 
 def _summary(card: Card) -> Grid:
@@ -105,7 +90,7 @@ def _summary(card: Card) -> Grid:
     for word, hindered in (("large", large), ("slow", slow)):
         if hindered:
             rows.append((f"Too {word} {_place(card)}", _names(hindered, card)))
-    return _facts(rows)
+    return facts_grid(rows)
 
 
 def _place(card: Card) -> str:
@@ -257,139 +242,6 @@ def _sizes_note(card: Card) -> str:
     )
 
 
-def _benchmarks(card: Card) -> Grid:
-    columns = ("when (UTC)", "type", "engine", *(said(name) for name in _SPEEDS))
-    grid = Grid(columns, right=columns[3:], note="medians with their 80 % intervals, by `weigh bench`")
-    for one in card.benchmarks[:MOST_BENCHMARKS]:
-        figures = [one.first(name) for name in _SPEEDS]
-        cells = [in_words(found.figure) if found else "" for found in figures]
-        grid.add(_day(one.when_unix_s), one.quantization, one.engine, *cells)
-        if one.problems:
-            grid.note += f"; {_day(one.when_unix_s)} is not to be trusted: {', '.join(one.problems)}"
-    first = card.benchmarks[0].first("decode_tokens_per_s")
-    where = at(first.conditions) if first else ""
-    grid.note += f"; decode with {where}" if where else ""
-    return grid
-
-
-# --- quality -----------------------------------------------------------------------------------------
-
-
-def _axes(card: Card) -> Grid:
-    if not card.axes:
-        return _facts([("Index", "unknown: no score of it is published that weigh knows")])
-    grid = Grid(
-        ("axis", "index", "basis", "others of its size"),
-        right=("index",),
-        prose=("others of its size",),
-        note="points of the unquantized model: 10 are one logit, Llama 3.1 8B Instruct stands at 50"
-        " (docs/quality.md); its size: half to twice the parameters",
-    )
-    for one in card.axes:
-        index = f"{one.index.value:.0f} ({one.index.low:.0f}–{one.index.high:.0f})"
-        basis = "published scores" if one.index.basis is Basis.PUBLISHED else "rule of thumb"
-        best = f"; best {one.best[0].rpartition('/')[2]} {one.best[1].value:.0f}" if one.best else ""
-        grid.add(one.axis, index, basis, f"above {one.below} of {one.peers}{best}")
-    return grid
-
-
-def _scores(card: Card) -> Iterator[Part]:
-    """The newest of each benchmark, those first that most models have; their sources below, each once."""
-    shown = list(itertools.islice(card.scores_by_use, MOST_SCORES))
-    sources = list(dict.fromkeys(score.source for score in shown))
-    left = len(card.scores) - len(shown)
-    grid = Grid(
-        ("benchmark", "score", "how", "date", "source"),
-        right=("score", "source"),
-        note=f"as printed; {left} more in --json" if left else "as printed",
-    )
-    for score in shown:
-        source = f"[{sources.index(score.source) + 1}]"
-        grid.add(_benchmark(score), f"{score.value:g}", score.mode, score.date, source)
-    yield Part("Published scores", grid)
-    yield Part("", _facts([(f"[{number}]", source) for number, source in enumerate(sources, start=1)]))
-
-
-def _benchmark(score: Score) -> str:
-    """`MMLU (CoT)` of benchmark `MMLU` and variant `MMLU (CoT)`."""
-    variant = score.variant.removeprefix(score.benchmark).strip()
-    if variant.startswith("(") and variant.endswith(")"):
-        variant = variant[1:-1]
-    return f"{score.benchmark} ({variant})" if variant else score.benchmark
-
-
-def _results(card: Card) -> Grid:
-    if not card.results:
-        return _facts([("None yet", _how_to_measure(card))])
-    grid = Grid(
-        ("when (UTC)", "type", "on", "found"),
-        prose=("on", "found"),
-        note="with the interval that holds it in 8 of 10 cases",
-    )
-    for one in _newest(card.results)[:MOST_RESULTS]:
-        grid.add(_day(one.when_unix_s), one.model.quantization or "unknown", _on(one), _found(one))
-    return grid
-
-
-def _how_to_measure(card: Card) -> str:
-    if card.spec is not None and card.spec.file is None:
-        return "it takes the model's own file: weigh quality FILE --tasks, --repo FOLDER or --text FILE"
-    also = " or --repo FOLDER" if card.spec else ""
-    return f"weigh quality {quote(printable(card.asked))} --tasks, --text FILE{also}"
-
-
-def _newest(results: tuple[QualityResult, ...]) -> list[QualityResult]:
-    """Of each type, way and material."""
-    found: dict[tuple[str, ...], QualityResult] = {}
-    for one in results:
-        reference = one.reference.label if one.reference else ""
-        key = (one.model.quantization, one.way, one.material.name, one.material.digest, reference)
-        found.setdefault(key, one)
-    return list(found.values())
-
-
-def _on(one: QualityResult) -> str:
-    match one.way:
-        case Way.TASKS:
-            return f"tasks of {one.material.name}"
-        case Way.REPOSITORY:
-            return f"repository {one.material.name}"
-        case Way.DIVERGENCE:
-            return f"{one.material.name}, against {one.reference.label if one.reference else 'unknown'}"
-    return one.material.name
-
-
-_MEASURES = {
-    "bits_per_byte": ("bits per byte", 1.0),
-    "perplexity": ("perplexity", 1.0),
-    "kl_nats": ("nats of divergence", 1.0),
-    "same_top": ("% same likeliest token", 100.0),
-    "next_line_exact": ("% of next lines exact", 100.0),
-    "next_line_similarity": ("% similar", 100.0),
-    "middle_exact": ("% of middles exact", 100.0),
-    "middle_similarity": ("% similar middles", 100.0),
-    "pass@1": ("% pass@1", 100.0),
-}
-
-
-def _found(one: QualityResult) -> str:
-    told = []
-    for measure in one.measures:
-        if measure.name not in _MEASURES or (measure.of and measure.of not in one.material.needs):
-            continue
-        words, factor = _MEASURES[measure.name]
-        figure = measure.figure
-        ends = (figure.low * factor, figure.high * factor)
-        known = all(abs(end) != float("inf") for end in ends)
-        value = f"{figure.value * factor:.3g}" + (f" ({ends[0]:.3g}–{ends[1]:.3g})" if known else "")
-        if measure.of:
-            told.append(f"{measure.of.replace('_', ' ')} {value} of {measure.count}")
-        else:
-            count = f" of {measure.count}" if one.way is Way.TASKS else ""
-            told.append(f"{value} {words}{count}")
-    return "; ".join(told)
-
-
 # --- needs -------------------------------------------------------------------------------------------
 
 
@@ -442,7 +294,3 @@ def _needs_note(card: Card, *, timed: bool) -> str:
     if card.served:
         told.append("memory and speed are the server's and not judged")
     return "; ".join(told)
-
-
-def _day(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d")

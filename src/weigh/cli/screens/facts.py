@@ -19,10 +19,14 @@ _WHEN_QUIET = "run `weigh machine --calibrate` when the machine is quiet"
 
 def facts(rows: list[tuple[str, str]]) -> None:
     """Words on the left, what they say on the right, wrapped under itself."""
+    show(facts_grid(rows))
+
+
+def facts_grid(rows: list[tuple[str, str]]) -> Grid:
     grid = Grid(("", "said"), prose=("said",), head=False)
     for row in rows:
         grid.add(*row)
-    show(grid)
+    return grid
 
 
 def disturbed(site: Site) -> list[tuple[str, str]]:

@@ -1,0 +1,193 @@
+"""What of a card was measured or published: speeds, scores, quality."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from datetime import UTC, datetime
+from shlex import quote
+from typing import TYPE_CHECKING
+
+from weigh.cli.render import Grid
+from weigh.cli.screens.facts import facts_grid
+from weigh.cli.screens.quantities import at, in_words
+from weigh.figure import Basis, Figure
+from weigh.model.gguf import printable
+from weigh.store.quality_result import Way
+
+if TYPE_CHECKING:
+    from weigh.advise.card import Card
+    from weigh.estimate.quality import Score
+    from weigh.store.quality_result import QualityResult
+
+MOST_SCORES = 8  # of those published; all are in the JSON form
+MOST_RESULTS = 8  # of those measured
+MOST_BENCHMARKS = 3
+_SPEEDS = {
+    "decode_tokens_per_s": "decode tok/s",
+    "prefill_tokens_per_s": "prefill tok/s",
+    "ttft_s": "first token",
+    "peak_memory_bytes": "peak memory",
+}
+# Columns, each with the width of screen below which it is left out.
+_BENCHMARK_COLUMNS = {
+    "when (UTC)": 0,
+    "type": 0,
+    "decode tok/s": 0,
+    "first token": 0,
+    "prefill tok/s": 100,
+    "peak memory": 120,
+    "engine": 140,
+}
+
+
+def benchmarks_grid(card: Card, width: int) -> Grid:
+    columns = tuple(name for name, least in _BENCHMARK_COLUMNS.items() if width >= least)
+    grid = Grid(columns, right=columns[2:], note="medians with their 80 % intervals, by `weigh bench`")
+    for one in card.benchmarks[:MOST_BENCHMARKS]:
+        cells = {
+            "when (UTC)": _day(one.when_unix_s),
+            "type": one.quantization,
+            "engine": printable(one.engine),
+        }
+        for name, word in _SPEEDS.items():
+            found = one.first(name)
+            cells[word] = in_words(found.figure) if found else ""
+        grid.add(*(cells[column] for column in columns))
+        if one.problems:
+            grid.note += f"; {_day(one.when_unix_s)} is not to be trusted: {', '.join(one.problems)}"
+    first = card.benchmarks[0].first("decode_tokens_per_s")
+    where = at(first.conditions) if first else ""
+    grid.note += f"; decode with {where}" if where else ""
+    return grid
+
+
+def axes_grid(card: Card) -> Grid:
+    if not card.axes:
+        return facts_grid([("Index", "unknown: no score of it is published that weigh knows")])
+    grid = Grid(
+        ("axis", "index", "basis", "others of its size"),
+        right=("index",),
+        prose=("others of its size",),
+        note="points of the unquantized model: 10 are one logit, Llama 3.1 8B Instruct stands at 50"
+        " (docs/quality.md); its size: half to twice the parameters",
+    )
+    for one in card.axes:
+        index = f"{one.index.value:.0f} ({one.index.low:.0f}–{one.index.high:.0f})"
+        basis = "published scores" if one.index.basis is Basis.PUBLISHED else "rule of thumb"
+        best = f"; best {one.best[0].rpartition('/')[2]} {one.best[1].value:.0f}" if one.best else ""
+        grid.add(one.axis, index, basis, f"above {one.below} of {one.peers}{best}")
+    return grid
+
+
+def scores_grids(card: Card) -> tuple[Grid, Grid]:
+    """The newest of each benchmark, those first that most models have; and their sources, each once."""
+    shown = list(itertools.islice(card.scores_by_use, MOST_SCORES))
+    sources = list(dict.fromkeys(score.source for score in shown))
+    left = len(card.scores) - len(shown)
+    grid = Grid(
+        ("benchmark", "score", "how", "date", "source"),
+        right=("score", "source"),
+        note=f"as printed; {left} more in --json" if left else "as printed",
+    )
+    for score in shown:
+        source = f"[{sources.index(score.source) + 1}]"
+        grid.add(_benchmark(score), f"{score.value:g}", score.mode, score.date, source)
+    return grid, facts_grid([(f"[{number}]", source) for number, source in enumerate(sources, start=1)])
+
+
+def _benchmark(score: Score) -> str:
+    """`MMLU (CoT)` of benchmark `MMLU` and variant `MMLU (CoT)`."""
+    variant = score.variant.removeprefix(score.benchmark).strip()
+    if variant.startswith("(") and variant.endswith(")"):
+        variant = variant[1:-1]
+    return f"{score.benchmark} ({variant})" if variant else score.benchmark
+
+
+def results_grid(card: Card) -> Grid:
+    if not card.results:
+        return facts_grid([("None yet", _how_to_measure(card))])
+    grid = Grid(
+        ("when (UTC)", "type", "on", "found"),
+        prose=("on", "found"),
+        note="with the interval that holds it in 8 of 10 cases",
+    )
+    for one in _newest(card.results)[:MOST_RESULTS]:
+        grid.add(_day(one.when_unix_s), one.model.quantization or "unknown", _on(one), _found(one))
+    return grid
+
+
+def _how_to_measure(card: Card) -> str:
+    if card.spec is not None and card.spec.file is None:
+        return "it takes the model's own file: weigh quality FILE --tasks, --repo FOLDER or --text FILE"
+    also = " or --repo FOLDER" if card.spec else ""
+    return f"weigh quality {quote(printable(card.asked))} --tasks, --text FILE{also}"
+
+
+def _newest(results: tuple[QualityResult, ...]) -> list[QualityResult]:
+    """Of each type, way and material."""
+    found: dict[tuple[str, ...], QualityResult] = {}
+    for one in results:
+        reference = one.reference.label if one.reference else ""
+        key = (one.model.quantization, one.way, one.material.name, one.material.digest, reference)
+        found.setdefault(key, one)
+    return list(found.values())
+
+
+def _on(one: QualityResult) -> str:
+    match one.way:
+        case Way.TASKS:
+            return f"tasks of {one.material.name}"
+        case Way.REPOSITORY:
+            return f"repository {one.material.name}"
+        case Way.DIVERGENCE:
+            return f"{one.material.name}, against {one.reference.label if one.reference else 'unknown'}"
+    return one.material.name
+
+
+_SHARES = {
+    "same_top": "same likeliest token {}",
+    "next_line_exact": "next line exact {}",
+    "next_line_similarity": "similar {}",
+    "middle_exact": "middle exact {}",
+    "middle_similarity": "similar {}",
+}
+_NUMBERS = {
+    "bits_per_byte": "{} bits per byte",
+    "perplexity": "perplexity {}",
+    "kl_nats": "divergence {} nats",
+}
+
+
+def _found(one: QualityResult) -> str:
+    """Its figures; of tasks, the share of all that passed, and of each need's where there are several."""
+    told = []
+    for measure in one.measures:
+        if form := _NUMBERS.get(measure.name):
+            told.append(form.format(_ends(measure.figure, "{:.3g}")))
+        elif form := _SHARES.get(measure.name):
+            told.append(form.format(_percent(measure.figure)))
+        elif measure.name == "pass@1" and not measure.of:
+            told.append(f"passes {_percent(measure.figure)} of {measure.count}")
+        elif measure.name == "pass@1" and measure.of in one.material.needs and len(one.material.needs) > 1:
+            told.append(f"{measure.of.replace('_', ' ')} {_percent(measure.figure)} of {measure.count}")
+    return "; ".join(told)
+
+
+def _percent(share: Figure) -> str:
+    return _ends(
+        replace(share, value=100 * share.value, low=100 * share.low, high=100 * share.high), "{:.0f}", " %"
+    )
+
+
+def _ends(figure: Figure, form: str, unit: str = "") -> str:
+    """An interval of which an end is not known is left out."""
+    value = form.format(figure.value) + unit
+    if not (math.isfinite(figure.low) and math.isfinite(figure.high)):
+        return value
+    return f"{value} ({form.format(figure.low)}–{form.format(figure.high)})"
+
+
+def _day(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d")
