@@ -23,6 +23,7 @@ from weigh.quality.divergence import Divergence
 from weigh.quality.text import read_texts
 from weigh.shrink import targets
 from weigh.shrink.gguf_file import GgufWeights
+from weigh.shrink.judging import Judge
 from weigh.shrink.mixes import Front
 from weigh.shrink.targets import Job
 
@@ -63,9 +64,8 @@ def main() -> int:
         job = Job(
             GgufWeights(options.model),
             options.model,
-            read_texts(options.text),
+            Judge(read_texts(options.text), threads=options.threads),
             Path(folder) / "made.gguf",
-            threads=options.threads,
         )
         if options.make_imatrix:
             job = targets.with_importance(job, options.text.name)
@@ -116,9 +116,8 @@ def _recipe(job: Job, recipe: str) -> Point:
 
 def _mix(job: Job, mixes: Front, recipe: Point) -> Point:
     made = targets.of_size(job, mixes, recipe.bytes)
-    assert job.source is not None
     print(f"made the mix for {recipe.name}'s size", file=sys.stderr, flush=True)
-    return Point("mix", made.bytes, targets.judge(job, made.path, job.source))
+    return Point("mix", made.bytes, job.judge.divergence(made.model, job.weights.spec))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from weigh.errors import BadInput, EngineError
 from weigh.model.ggml_types import GgmlType
 from weigh.model.gguf_encoding import NewTensor
 from weigh.quality.text import Text, Texts
-from weigh.shrink import ggml, quantize, targets
+from weigh.shrink import ggml, judging, quantize, targets
 from weigh.shrink.gguf_file import GgufWeights, value_of
+from weigh.shrink.judging import Judge
 from weigh.shrink.quantize import Plan
 from weigh.shrink.sensitivity import Sensitivity, WorkingCopy, grouped, measure, relative_error
 from weigh.shrink.targets import Job
@@ -23,7 +24,7 @@ LINE = "the model is weighed before it is run, and 7 of its layers are looked at
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
-    monkeypatch.setattr(targets, "WINDOW_TOKENS", 128)
+    monkeypatch.setattr(judging, "WINDOW_TOKENS", 128)
     path = gaussian_model(
         tmp_path / "model.gguf",
         num_hidden_layers=1,
@@ -32,7 +33,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
         vocab_size=320,
     )
     text = Text("text", 0, LINE * 10)  # a token for each letter: five windows
-    return Job(GgufWeights(path), path, Texts((text,), 0), tmp_path / "made.gguf", threads=1)
+    return Job(GgufWeights(path), path, Judge(Texts((text,), 0), threads=1), tmp_path / "made.gguf")
 
 
 def left_over(job: Job) -> list[str]:
@@ -86,7 +87,7 @@ def test_a_size_below_all_mixes_and_a_text_too_short_are_told(job: Job) -> None:
     with pytest.raises(BadInput, match="no mix of this model is smaller"):
         targets.by_size(job, 1000)
     with pytest.raises(BadInput, match="4 are needed at least"):
-        targets.by_size(replace(job, texts=Texts((Text("short", 0, LINE * 5),), 0)), 1 << 30)
+        targets.by_size(replace(job, judge=Judge(Texts((Text("short", 0, LINE * 5),), 0))), 1 << 30)
     assert left_over(job) == ["model.gguf"]
 
 

@@ -42,7 +42,9 @@ shrink.add_command(distill.distill)
     type=click.Path(path_type=Path),
     help="File or folder of text that the loss is measured on.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The file to write (default: beside SOURCE).")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The file or folder to write (default: beside SOURCE)."
+)
 @click.option(
     "--imatrix",
     type=click.Path(path_type=Path),
@@ -71,11 +73,13 @@ def quantize(
     threads: int | None,
     as_json: bool,
 ) -> int:
-    """Store SOURCE, a GGUF file or a folder of safetensors files, in fewer bits, as a GGUF file.
+    """Store SOURCE, a GGUF file or a folder of safetensors files, in fewer bits.
 
-    TYPE is one of llama.cpp's, such as Q4_K_M or IQ4_XS: the tensors come out as `llama-quantize` makes them. With
-    --size or --loss each tensor's format is chosen by what rounding it costs, measured on --text; that takes two
-    copies of the model in F16 in memory, and some time.
+    TYPE is one of llama.cpp's, such as Q4_K_M or IQ4_XS: what comes out is a GGUF file, its tensors as
+    `llama-quantize` makes them. With --size or --loss each tensor's format is chosen by what rounding it costs,
+    measured on --text; that takes two copies of the model in F16 in memory, and some time.
+
+    W4A16 (int4), W8A16, W8A8 and FP8-DYNAMIC make a folder of a folder, which vLLM and transformers load.
     """
     if sum(given is not None for given in (recipe, size, loss)) != 1:
         raise click.UsageError("name one of: a TYPE such as Q4_K_M, --size, --loss")
@@ -89,58 +93,79 @@ def quantize(
     from weigh.model.resolve import resolve
     from weigh.quality.text import read_texts
     from weigh.shrink import targets
+    from weigh.shrink.compressed import rounding_named
     from weigh.shrink.imatrix import read_imatrix
+    from weigh.shrink.judging import Judge
     from weigh.shrink.source import open_weights
 
+    rounding = rounding_named(recipe) if recipe is not None else None
+    if rounding is not None and (imatrix is not None or make_imatrix or requantize or force or bench):
+        raise click.UsageError(
+            f"{rounding.name} is a type of folders: --imatrix, --make-imatrix, --requantize, --force and --bench "
+            "go with GGUF files"
+        )
     spec = resolve(source)
-    named = recipe.upper() if recipe else units.gib(size).replace(" ", "") if size else f"loss-{loss:g}"
     with closing(ProgressLine(f"Shrinking {spec.name}")) as progress:
-        job = targets.Job(
-            open_weights(spec),
-            spec.file if spec.format == "gguf" else None,
+        judge = Judge(
             read_texts(text) if text is not None else None,
-            _target(spec, named, out, force=force),
-            read_imatrix(imatrix) if imatrix is not None else None,
             threads=threads,
             say=lambda what, done, of: progress(what, done / of if of else 1.0),
         )
-        if make_imatrix:
-            assert text is not None
-            job = targets.with_importance(job, text.name)
-        if recipe is not None:
-            made = targets.to_recipe(job, recipe.upper(), requantize=requantize)
-        elif size is not None:
-            made = targets.by_size(job, size)
+        if rounding is not None:
+            made = targets.to_rounding(
+                spec, rounding, judge, _target(spec, rounding.name, "", out, force=False)
+            )
         else:
-            assert loss is not None
-            made = targets.by_loss(job, loss)
+            named = (
+                recipe.upper() if recipe else units.gib(size).replace(" ", "") if size else f"loss-{loss:g}"
+            )
+            job = targets.Job(
+                open_weights(spec),
+                spec.file if spec.format == "gguf" else None,
+                judge,
+                _target(spec, named, ".gguf", out, force=force),
+                read_imatrix(imatrix) if imatrix is not None else None,
+            )
+            if make_imatrix:
+                assert text is not None
+                job = targets.with_importance(job, text.name)
+            if recipe is not None:
+                made = targets.to_recipe(job, recipe.upper(), requantize=requantize)
+            elif size is not None:
+                made = targets.by_size(job, size)
+            else:
+                assert loss is not None
+                made = targets.by_loss(job, loss)
     speeds = _speeds(source, made, threads) if bench else {}
     if as_json:
         from weigh.cli.render import print_json
         from weigh.cli.shrink_document import shrink_document
 
-        print_json(shrink_document(spec, job.weights, made, speeds))
+        print_json(shrink_document(spec, made, speeds))
     else:
         from weigh.cli.screens.shrink import show_shrunk
 
-        show_shrunk(spec, job.weights, made, speeds)
+        show_shrunk(spec, made, speeds)
     return 0
 
 
-def _target(spec: ModelSpec, named: str, out: Path | None, *, force: bool) -> Path:
-    """The file to write, which is not there yet unless it may be replaced."""
-    assert spec.file is not None
+def _target(spec: ModelSpec, named: str, ending: str, out: Path | None, *, force: bool) -> Path:
+    """The file or folder to write, which is not there yet unless it may be replaced."""
+    if spec.file is None:
+        raise BadInput(
+            f"{spec.name} is not on this machine as a file, so it cannot be shrunk",
+            hint="name a GGUF file or a folder of safetensors files; `weigh models` lists what is here",
+        )
     if out is None:
         file = spec.file.absolute()
-        out = file.with_name(f"{file.name if file.is_dir() else file.stem}-{named}.gguf")
+        out = file.with_name(f"{file.name if file.is_dir() else file.stem}-{named}{ending}")
     if out.exists() and spec.file.exists() and out.samefile(spec.file):
-        raise BadInput(f"{out} is the model itself", hint="name another file with --out")
-    if out.is_dir():
+        raise BadInput(f"{out} is the model itself", hint="name another with --out")
+    if out.is_dir() and ending:
         raise BadInput(f"{out} is a folder", hint="name a file with --out")
     if out.exists() and not force:
-        raise BadInput(
-            f"{out} is there already", hint="add --force to replace it, or name another with --out"
-        )
+        replace = "add --force to replace it, or " if ending else ""
+        raise BadInput(f"{out} is there already", hint=f"{replace}name another with --out")
     return out
 
 

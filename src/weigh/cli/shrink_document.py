@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weigh.model.spec import ModelSpec
-    from weigh.shrink.gguf_file import Weights
     from weigh.shrink.targets import Shrunk
     from weigh.store.measurement import Measurement
 
 
-def shrink_document(
-    spec: ModelSpec, weights: Weights, made: Shrunk, speeds: Mapping[str, Measurement]
-) -> dict[str, Any]:
+def shrink_document(spec: ModelSpec, made: Shrunk, speeds: Mapping[str, Measurement]) -> dict[str, Any]:
     """Sizes in bytes, losses in nats, speeds as `weigh bench` stores them."""
     found = made.divergence
     return {
@@ -28,8 +25,12 @@ def shrink_document(
         "made": {
             "file": str(made.path),
             "size_bytes": made.bytes,
-            "bits_per_weight": made.bits_per_weight(weights),
-            "formats": {tensor.name: tensor.type.name for tensor in made.plan.tensors(weights)},
+            "bits_per_weight": made.model.bits_per_weight,
+            "formats": {
+                group.name.format(layer): group.type.name
+                for group in made.model.tensors
+                for layer in group.layers or (None,)
+            },
             "expected_nats": made.expected_nats,
         },
         "divergence": None

@@ -45,7 +45,7 @@ class Recipe:
 # Only on Linux are there two builds to tell apart.
 _TORCH = "torch==2.13.0+cpu" if sys.platform == "linux" else "torch==2.13.0"
 _VLLM_CHECK = "from importlib.metadata import version; version('vllm'); import vllm.entrypoints.cli.main"
-_TRANSFORMERS = ("transformers>=5.0", "safetensors>=0.5")
+_TRANSFORMERS = ("transformers>=5.0", "safetensors>=0.5", "compressed-tensors>=0.15")
 _TRANSFORMERS_CHECK = "import torch, safetensors; from transformers import AutoModelForCausalLM"
 
 _ON_CPU = {

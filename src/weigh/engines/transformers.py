@@ -97,6 +97,20 @@ def _where() -> tuple[str, dict[str, str]]:
     raise EngineMissing(f"the package `{missing}` is not installed", hint="weigh engines add transformers")
 
 
+def require_compressed_tensors() -> None:
+    """Raise EngineMissing where transformers, or what it reads compressed-tensors' folders with, is not installed."""
+    from weigh.engines.environments import Environment
+    from weigh.engines.packages import package_version
+
+    python, _ = _where()
+    version_of = package_version if python == sys.executable else Environment(Transformers.name).version
+    if version_of("compressed_tensors") is None:
+        raise EngineMissing(
+            "the package `compressed-tensors` is not installed, with which transformers reads what is made",
+            hint=f"{python} -m pip install compressed-tensors, or measure nothing: leave --text out",
+        )
+
+
 class TransformersSession(ClosedAfterUse):
     """See `weigh.engines.engine.Session`."""
 

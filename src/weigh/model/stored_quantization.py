@@ -108,6 +108,11 @@ def _packed(group: int) -> Callable[[Matrix], tuple[int, int]]:
     return beside
 
 
+def _packed_rows(m: Matrix) -> tuple[int, int]:
+    """The same with a scale for each output."""
+    return m.rows * 2 + 16, 2
+
+
 _NF4_STATE_BYTES = 74  # of the JSON that says block, type and shape, but for the digits of the shape
 _NF4_NESTED_STATE_BYTES = 165  # and the mean of the scales beside, some 20 digits
 
@@ -146,6 +151,7 @@ _SCHEMES = (
     Scheme("FP8-TENSOR", StoredType.FP8_E4M3, beside=_fp8_tensor),
     Scheme("INT8", StoredType.INT8, beside=_int8, experts=False),
     Scheme("W8A8", StoredType.INT8, beside=_row_scales),
+    Scheme("W8A16", StoredType.INT8, beside=_packed_rows),
     Scheme("GPTQ-INT8", StoredType.INT8, _HALF, _gptq(8, 128)),
     Scheme("AWQ-INT4", _INT4, _HALF, _awq(128)),
     Scheme("AWQ-INT4-G64", _INT4, _HALF, _awq(64)),
@@ -163,7 +169,7 @@ SCHEMES: Mapping[str, Scheme] = {scheme.name: scheme for scheme in _SCHEMES}
 
 _ALIASES: Mapping[str, str] = {
     **{"FP32": "F32", "FP16": "F16", "AWQ": "AWQ-INT4", "GPTQ": "GPTQ-INT4", "INT4": "W4A16"},
-    **{"FP8-BLOCK": "FP8", "FP8-CHANNEL": "FP8-DYNAMIC", "W8A16": "W8A8", "LLM.INT8": "INT8"},
+    **{"FP8-BLOCK": "FP8", "FP8-CHANNEL": "FP8-DYNAMIC", "LLM.INT8": "INT8"},
     **{"BNB-4BIT": "NF4", "BNB-8BIT": "INT8", "NF4-DQ": "NF4-DOUBLE", "GPTQ-INT4-G128": "GPTQ-INT4"},
     **{"AWQ-INT4-G128": "AWQ-INT4", "GPTQ-INT8-G128": "GPTQ-INT8"},
 }

@@ -1,8 +1,4 @@
-"""A recipe, the best mix for a size, or the smallest for a loss: chosen, written, and the loss measured.
-
-Divergence is that of `weigh.quality.divergence`, from the source, on a text that the caller gives. Its windows are
-used in turns: sensitivities are measured on some, and what comes out is judged by the others.
-"""
+"""A recipe, the best mix for a size, or the smallest for a loss: chosen, written, and judged."""
 
 from __future__ import annotations
 
@@ -10,92 +6,95 @@ import os
 import shutil
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from weigh import units
-from weigh.engines.engine import Limits
+from weigh.engines.transformers import require_compressed_tensors
 from weigh.errors import BadFile, BadInput
+from weigh.model.checkpoint import read_checkpoint
 from weigh.model.ggml_types import GgmlType
 from weigh.model.gguf import read_gguf
 from weigh.model.gguf_encoding import NewTensor
+from weigh.model.spec import ModelSpec
 from weigh.quality.divergence import Divergence, divergence
-from weigh.quality.scorer import ChildScorer, Comparison, open_scorer
-from weigh.quality.text import Texts, llama_windows
-from weigh.shrink import quantize
+from weigh.shrink import compressed, quantize
+from weigh.shrink.compressed import Rounding
 from weigh.shrink.gguf_file import Weights
 from weigh.shrink.imatrix import ImportanceMatrix
 from weigh.shrink.importance import measure_importance
+from weigh.shrink.judging import Judge, compared
 from weigh.shrink.mixes import Front, Mix
 from weigh.shrink.quantize import Plan
 from weigh.shrink.sensitivity import WorkingCopy, candidates, grouped, measure, options
 
-WINDOW_TOKENS = 512
-_UNJUDGED = 32  # tokens at the start of a window, which have little before them
 _PROBE_WINDOWS = 4
-_JUDGE_WINDOWS = 32
 _IMPORTANCE_WINDOWS = 100
 _LEAST_NATS = 1e-6
 _MOST_TRIES = 7  # files written to find the smallest within a loss
 
 
-class Say(Protocol):
-    """Called with what is being done, how much of it is done, and how much there is."""
-
-    def __call__(self, what: str, done: int, of: int) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Shrunk:
-    """A file that was made.
+    """What was made.
 
     Attributes:
+        model: as it is read from its file or folder.
         expected_nats: the loss that the choice added up to; None for a recipe.
         divergence: measured from the source; None when no text was given.
     """
 
-    path: Path
-    plan: Plan
-    bytes: int
+    model: ModelSpec
     expected_nats: float | None = None
     divergence: Divergence | None = None
 
-    def bits_per_weight(self, weights: Weights) -> float:
-        tensors = self.plan.tensors(weights)
-        return 8 * sum(t.bytes for t in tensors) / sum(t.elements for t in tensors)
+    @property
+    def path(self) -> Path:
+        assert self.model.file is not None
+        return self.model.file
 
-    def shares(self, weights: Weights) -> list[tuple[GgmlType, float]]:
+    @property
+    def bytes(self) -> int:
+        assert self.model.file_bytes is not None
+        return self.model.file_bytes
+
+    def shares(self) -> list[tuple[str, float]]:
         """The formats and the share of all weights in each, the most used first."""
-        held: Counter[GgmlType] = Counter()
-        for tensor in self.plan.tensors(weights):
-            held[tensor.type] += tensor.elements
-        return [(type, elements / held.total()) for type, elements in held.most_common()]
+        held: Counter[str] = Counter()
+        for group in self.model.tensors:
+            held[group.type.name] += group.total_elements
+        return [(name, elements / held.total()) for name, elements in held.most_common()]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be shrunk, and how it is judged.
+    """What is to be made into a GGUF file, and how it is judged.
 
     Attributes:
         source: the GGUF file that the weights come from; None when they come from a checkpoint.
-        texts: what divergence is measured on; None for a recipe whose loss is not asked for.
-        limits: of the process that runs source and result together.
     """
 
     weights: Weights
     source: Path | None
-    texts: Texts | None
+    judge: Judge
     out: Path
     matrix: ImportanceMatrix | None = None
-    limits: Limits = field(default_factory=Limits)
-    threads: int | None = None
-    say: Say = lambda what, done, of: None
 
 
-# --- judging -------------------------------------------------------------------------------------------
+def to_rounding(spec: ModelSpec, rounding: Rounding, judge: Judge, out: Path) -> Shrunk:
+    """A folder of safetensors files with its linear layers rounded, judged when there is a text.
+
+    Raises:
+        as `compressed.write`. EngineMissing: there is a text, and nothing that runs the folder.
+    """
+    if judge.texts is not None:
+        require_compressed_tensors()
+    compressed.write(spec, rounding, out, lambda n, of: judge.say("writing", n, of))
+    made = read_checkpoint(out)
+    divergence = judge.divergence(made, spec) if judge.texts is not None else None
+    return Shrunk(made, divergence=divergence)
 
 
 def to_recipe(job: Job, recipe: str, *, requantize: bool = False) -> Shrunk:
@@ -105,57 +104,15 @@ def to_recipe(job: Job, recipe: str, *, requantize: bool = False) -> Shrunk:
         as `quantize.by_recipe` and `quantize.write`.
     """
     plan = quantize.by_recipe(job.weights, recipe, matrix=job.matrix is not None, requantize=requantize)
-    size = _write(job, plan, job.out)
-    if job.texts is None:
-        return Shrunk(job.out, plan, size)
+    made = _made(job, plan, job.out)
+    if job.judge.texts is None:
+        return made
     with reference(job) as source:
-        return Shrunk(job.out, plan, size, divergence=judge(job, job.out, source))
+        return _judged(job, made, source)
 
 
-def judge(job: Job, path: Path, reference: Path) -> Divergence:
-    """The divergence of a file from the source, on the windows that choices were not made on.
-
-    Raises:
-        BadInput: the text is too short. EngineError: a model does not load, or the engine fails.
-    """
-    with _scorer(job, path, reference) as scorer:
-        windows = _windows(scorer, job.texts)[1::2][:_JUDGE_WINDOWS]
-        return divergence(_compared(scorer, windows, lambda n: job.say("measuring", n, len(windows))))
-
-
-def _scorer(job: Job, path: Path, reference: Path) -> ChildScorer:
-    return open_scorer(
-        read_gguf(path),
-        context_tokens=WINDOW_TOKENS,
-        limits=job.limits,
-        threads=job.threads,
-        reference=read_gguf(reference),
-    )
-
-
-def _windows(scorer: ChildScorer, texts: Texts | None) -> list[list[int]]:
-    if texts is None:
-        raise BadInput(
-            "no text is given, and the loss is measured on one", hint="of the kind that the model is for"
-        )
-    found = llama_windows(scorer, texts, min(WINDOW_TOKENS, scorer.context_tokens))
-    if len(found) < 4:
-        raise BadInput(
-            f"the text makes {len(found)} windows of {WINDOW_TOKENS} tokens, and 4 are needed at least",
-            hint="give it more text, of the kind that the model is for",
-        )
-    return found
-
-
-def _compared(
-    scorer: ChildScorer, windows: Sequence[list[int]], done: Callable[[int], None] | None = None
-) -> list[Comparison]:
-    found = []
-    for window in windows:
-        found.append(scorer.compare(window, _UNJUDGED))
-        if done is not None:
-            done(len(found))
-    return found
+def _judged(job: Job, made: Shrunk, reference: Path) -> Shrunk:
+    return replace(made, divergence=job.judge.divergence(made.model, read_gguf(reference)))
 
 
 def with_importance(job: Job, text: str) -> Job:
@@ -168,16 +125,17 @@ def with_importance(job: Job, text: str) -> Job:
         BadInput: the text is too short. EngineError: the model has experts, or the engine fails.
     """
     with reference(job) as source, _folder(job.out) as folder:
-        with _scorer(job, source, source) as scorer:
-            windows = _windows(scorer, job.texts)[::2][:_IMPORTANCE_WINDOWS]
+        model = read_gguf(source)
+        with job.judge.scorer(model, model) as scorer:
+            windows = job.judge.windows(scorer)[::2][:_IMPORTANCE_WINDOWS]
         matrix = measure_importance(
             source,
             windows,
             folder,
             text=text,
-            limits=job.limits,
-            threads=job.threads,
-            done=lambda n: job.say("measuring importance", n, len(windows)),
+            limits=job.judge.limits,
+            threads=job.judge.threads,
+            done=lambda n: job.judge.say("measuring importance", n, len(windows)),
         )
     return replace(job, matrix=matrix)
 
@@ -193,7 +151,7 @@ def reference(job: Job) -> Iterator[Path]:
         return
     with _folder(job.out) as folder:
         path = folder / "reference.gguf"
-        job.say("converting", 0, 1)
+        job.judge.say("converting", 0, 1)
         quantize.write(job.weights, Plan("as it is", {}), path)
         yield path
 
@@ -233,16 +191,16 @@ def front(job: Job, reference: Path) -> Front:
     with _folder(job.out) as folder:
         path = folder / "working-copy.gguf"
         half = Plan("F16", {tensor.name: GgmlType.F16 for tensor in tensors})
-        quantize.write(job.weights, half, path, progress=lambda n, of: job.say("copying", n, of))
-        with _scorer(job, path, reference) as scorer:
-            windows = _windows(scorer, job.texts)[::2][:_PROBE_WINDOWS]
+        quantize.write(job.weights, half, path, progress=lambda n, of: job.judge.say("copying", n, of))
+        with job.judge.scorer(read_gguf(path), read_gguf(reference)) as scorer:
+            windows = job.judge.windows(scorer)[::2][:_PROBE_WINDOWS]
             found = measure(
                 job.weights,
                 WorkingCopy(path),
-                lambda: divergence(_compared(scorer, windows)).kl.value,
+                lambda: divergence(compared(scorer, windows)).kl.value,
                 grouped(tensors),
                 matrix=job.matrix,
-                progress=lambda n, of: job.say("measuring sensitivity", n, of),
+                progress=lambda n, of: job.judge.say("measuring sensitivity", n, of),
             )
     return Front(options(job.weights, found, tensors, job.matrix))
 
@@ -254,8 +212,7 @@ def by_size(job: Job, most_bytes: int) -> Shrunk:
         BadInput: no mix is so small; also as `front`.
     """
     with reference(job) as source:
-        made = of_size(job, front(job, source), most_bytes)
-        return replace(made, divergence=judge(job, job.out, source))
+        return _judged(job, of_size(job, front(job, source), most_bytes), source)
 
 
 def of_size(job: Job, mixes: Front, most_bytes: int) -> Shrunk:
@@ -273,7 +230,7 @@ def of_size(job: Job, mixes: Front, most_bytes: int) -> Shrunk:
             hint="a smaller model loses less than fewer bits would",
         )
     plan = _plan(mix, f"mix for {units.gib(most_bytes)}")
-    return Shrunk(job.out, plan, _write(job, plan, job.out), mix.loss)
+    return _made(job, plan, job.out, mix.loss)
 
 
 def by_loss(job: Job, most_nats: float) -> Shrunk:
@@ -312,7 +269,7 @@ def by_loss(job: Job, most_nats: float) -> Shrunk:
                     f"diverges by {nats:.4f}"
                 )
             best.path.replace(job.out)
-            return replace(best, path=job.out)
+            return replace(best, model=replace(best.model, file=job.out))
 
 
 def _first_within(mixes: Sequence[Mix], most_nats: float) -> int:
@@ -321,16 +278,17 @@ def _first_within(mixes: Sequence[Mix], most_nats: float) -> int:
 
 
 def _try(job: Job, mix: Mix, name: str, folder: Path, source: Path) -> Shrunk:
-    plan, path = _plan(mix, name), folder / f"{os.urandom(4).hex()}.gguf"
-    size = _write(job, plan, path)
-    return Shrunk(path, plan, size, mix.loss, judge(job, path, source))
+    path = folder / f"{os.urandom(4).hex()}.gguf"
+    return _judged(job, _made(job, _plan(mix, name), path, mix.loss), source)
 
 
 def _plan(mix: Mix, name: str) -> Plan:
     return Plan(name, mix.types)
 
 
-def _write(job: Job, plan: Plan, path: Path) -> int:
-    return quantize.write(
-        job.weights, plan, path, matrix=job.matrix, progress=lambda n, of: job.say("writing", n, of)
-    )
+def _made(job: Job, plan: Plan, path: Path, expected_nats: float | None = None) -> Shrunk:
+    def progress(done: int, of: int) -> None:
+        job.judge.say("writing", done, of)
+
+    quantize.write(job.weights, plan, path, matrix=job.matrix, progress=progress)
+    return Shrunk(read_gguf(path), expected_nats)

@@ -11,20 +11,19 @@ from weigh.cli.screens.facts import facts
 
 if TYPE_CHECKING:
     from weigh.model.spec import ModelSpec
-    from weigh.shrink.gguf_file import Weights
     from weigh.shrink.targets import Shrunk
     from weigh.store.measurement import Measurement
 
 _SPEEDS = {"decode_tokens_per_s": "decode, tokens/s", "prefill_tokens_per_s": "prefill, tokens/s"}
 
 
-def show_shrunk(spec: ModelSpec, weights: Weights, made: Shrunk, speeds: Mapping[str, Measurement]) -> None:
+def show_shrunk(spec: ModelSpec, made: Shrunk, speeds: Mapping[str, Measurement]) -> None:
     """What it was and what it is now."""
     grid = Grid(("", "before", "after", "change"), right=("before", "after", "change"))
     if spec.file_bytes:
         change = f"{made.bytes / spec.file_bytes - 1:+.0%}"
         grid.add("size", units.gib(spec.file_bytes), units.gib(made.bytes), change)
-    bits = made.bits_per_weight(weights)
+    bits = made.model.bits_per_weight
     grid.add(
         "bits per weight",
         f"{spec.bits_per_weight:.2f}",
@@ -43,7 +42,7 @@ def show_shrunk(spec: ModelSpec, weights: Weights, made: Shrunk, speeds: Mapping
             grid.add(said, *(f[1] if f else "not measured" for f in figures), change)
     show(grid)
     show()
-    rows = [("Made", str(made.path)), ("Formats", _formats(made, weights))]
+    rows = [("Made", str(made.path)), ("Formats", _formats(made))]
     if found is not None:
         rows += [
             ("Divergence", f"{interval(found.kl)} nats from the source"),
@@ -62,8 +61,8 @@ def _figure(measurement: Measurement | None, name: str) -> tuple[float, str] | N
     return (found[0].value, interval(found[0])) if found else None
 
 
-def _formats(made: Shrunk, weights: Weights) -> str:
+def _formats(made: Shrunk) -> str:
     return (
-        ", ".join(f"{type.name} {share:.0%}" for type, share in made.shares(weights) if share >= 0.005)
+        ", ".join(f"{name} {share:.0%}" for name, share in made.shares() if share >= 0.005)
         + " of the weights"
     )
