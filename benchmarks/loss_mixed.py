@@ -64,6 +64,10 @@ def fit_table(losses: Sequence[Loss], exponent: Exponent) -> dict[str, Any]:
             name: {"ln_factor": round(mean, 3), "ln_sd": round(sd, 3)}
             for name, (mean, sd) in model.families().items()
         },
+        "models": {
+            name: {"ln_factor": round(mean, 3), "ln_sd": round(sd, 3)}
+            for name, (mean, sd) in model.models().items()
+        },
     }
 
 
@@ -103,6 +107,25 @@ class _Mixed:
             found[name] = float(cross @ self._residual), math.sqrt(max(0.0, variance))
         return found
 
+    def models(self) -> dict[str, tuple[float, float]]:
+        """ln of each model's whole factor, its size and family included, and its standard deviation.
+
+        Against the mean model of the pivot's size, whose own mean is not known for sure either.
+        """
+        found = {}
+        size = _ln_size(self._losses)
+        for name in dict.fromkeys(loss.model for loss in self._losses):
+            at = next(row for row, loss in enumerate(self._losses) if loss.model == name)
+            cross = self.sd["model"] ** 2 * self._parts["model"][at]
+            cross = cross + self.sd["family"] ** 2 * self._parts["family"][at]
+            cross = cross + self._exponent.error**2 * size[at] * size
+            prior = self.sd["model"] ** 2 + self.sd["family"] ** 2 + (self._exponent.error * size[at]) ** 2
+            left = float(cross @ self._inverse @ np.ones(len(size)))
+            variance = prior - float(cross @ self._inverse @ cross) + left**2 * self._mean_variance
+            mean = self._exponent.value * size[at] + float(cross @ self._residual)
+            found[name] = mean, math.sqrt(max(0.0, variance))
+        return found
+
     def exponent(self) -> Exponent:
         cross = self._exponent.error**2 * _ln_size(self._losses)
         variance = self._exponent.error**2 - float(cross @ self._inverse @ cross)
@@ -114,14 +137,14 @@ class _Mixed:
         def same(key: Callable[[Loss], object]) -> Floats:
             return np.array([[float(key(a) == key(b)) for b in other] for a in one])
 
-        level = np.outer(*([self._levels.get(loss.type, 0.0) for loss in each] for each in (one, other)))
+        levels = [np.array([self._levels.get(loss.type, 0.0) for loss in each]) for each in (one, other)]
         model = same(lambda loss: loss.model)
         return {
             "recipe": same(lambda loss: loss.recipe),
             "made": same(lambda loss: loss.type),
             "family": same(lambda loss: loss.family),
             "model": model,
-            "level": model * level,
+            "level": model * np.outer(*levels),
         }
 
     def _covariance(self, sd: dict[str, float]) -> Floats:

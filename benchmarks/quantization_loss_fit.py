@@ -28,6 +28,13 @@ MEASURED = {
     "Qwen3.5-9B": "Qwen/Qwen3.5-9B",
     "Qwen3.5-35B-A3B": "Qwen/Qwen3.5-35B-A3B",
 }
+# Others whose losses are known as well, in other types or as perplexity.
+ALSO_KNOWN = {
+    "Llama-3.1-8B": "meta-llama/Llama-3.1-8B-Instruct",
+    "Llama-2-70B": "meta-llama/Llama-2-70b-hf",
+    "Mistral-7B": "mistralai/Mistral-7B-v0.1",
+    "DeepSeek-V2-Lite": "deepseek-ai/DeepSeek-V2-Lite",
+}
 # Catalog id prefix -> family of the fit: the same pretraining, or the next round of it.
 FAMILIES = {
     "meta-llama/Meta-Llama-3-": "Llama 3",
@@ -191,11 +198,12 @@ def fit(table: Sequence[Row]) -> tuple[dict[str, object], list[str]]:
     }
     result: dict[str, object] = {
         **fitted,
+        "models": {id: fitted["models"][name] for name, id in (MEASURED | ALSO_KNOWN).items()},
         "family_of": FAMILIES,
         "bits_per_weight": {r: bits[r] for r in RECIPES if r in bits},
         "points_per_nat": {axis: round(value, 2) for axis, value in points.items()},
         "rows": len(losses),
-        "models": len({loss.model for loss in losses}),
+        "models_fitted": len({loss.model for loss in losses}),
         "published": published(found, table),
     }
     lines += [

@@ -62,17 +62,22 @@ def quantization_loss(
         UnknownName: no divergence is known for the recipe and no `bits_per_weight` was given.
     """
     table = loss_table()
-    if measured and recipe in measured:
+    if measured and recipe and recipe in measured:
         return measured[recipe]
     if recipe in _UNQUANTIZED or (model_id and recipe and recipe == _native_formats().get(model_id)):
         return Figure.exact(0.0, "nats", Basis.COMPUTED, "the model's own format")
-    published: Mapping[str, Any] = table["published"].get(model_id, {})
-    if recipe in published:
-        one = published[recipe]
-        return Figure(one["nats"], one["low"], one["high"], "nats", Basis.PUBLISHED, one["source"])
-    own = tuple(_anchor(name, figure) for name, figure in sorted((measured or {}).items()))
-    others = tuple(Anchor(name, one["nats"]) for name, one in published.items())
-    return _predicted(parameters, recipe, bits_per_weight, model_id, own or others, bool(own))
+    published = table["published"].get(model_id, {}).get(recipe)
+    if published:
+        return Figure(
+            published["nats"],
+            published["low"],
+            published["high"],
+            "nats",
+            Basis.PUBLISHED,
+            published["source"],
+        )
+    anchors = tuple(_anchor(name, figure) for name, figure in sorted((measured or {}).items()))
+    return _predicted(parameters, recipe, bits_per_weight, model_id, anchors)
 
 
 def _anchor(recipe: str, figure: Figure) -> Anchor:
@@ -89,77 +94,82 @@ def _predicted(
     bits_per_weight: float | None,
     model_id: str | None,
     anchors: tuple[Anchor, ...],
-    measured: bool,
 ) -> Figure:
     table = loss_table()
-    ln_nats, sd, used = expected(
-        table,
-        parameters / 1e9,
-        recipe,
-        bits_per_weight=bits_per_weight,
-        family=_family(table, model_id),
-        anchors=anchors,
-    )
-    fitted = f"{table['rows']} published losses of {table['models']} models (docs/quality.md)"
-    source = (
-        f"its {', '.join(used)} {'measured' if measured else 'published'}, and {fitted}"
-        if used
-        else f"fitted on {fitted}"
-    )
+    factor = factor_of(table, parameters / 1e9, model=model_id, family=_family(table, model_id))
+    anchors = tuple(one for one in anchors if one.recipe in table["nats"])
+    ln_nats, sd = expected(table, recipe, factor, bits_per_weight=bits_per_weight, anchors=anchors)
+    known = [f"its own loss at {', '.join(one.recipe for one in anchors)}"] if anchors else []
+    known += ["others published of it"] if model_id in table["models"] else []
+    known += [f"{table['rows']} published losses of {table['models_fitted']} models (docs/quality.md)"]
     return Figure(
         math.exp(ln_nats),
         math.exp(ln_nats - Z80 * sd),
         math.exp(ln_nats + Z80 * sd),
         "nats",
-        Basis.CALIBRATED if used and measured else Basis.RULE_OF_THUMB,
-        source,
+        Basis.CALIBRATED if anchors else Basis.RULE_OF_THUMB,
+        f"fitted on {', '.join(known)}",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """What a model loses against the mean model of the table's size, in all types alike: ln, and its deviation."""
+
+    ln_factor: float
+    ln_sd: float
+
+
+def factor_of(
+    table: Table, parameters_b: float, *, model: str | None = None, family: str | None = None
+) -> Factor:
+    """By the model itself where the fit has seen it, else by its family and size."""
+    if model in table["models"]:
+        return Factor(**table["models"][model])
+    size = math.log(parameters_b / table["base_parameters_B"])
+    known = table["families"].get(family, {"ln_factor": 0.0, "ln_sd": table["ln_sd_family"]})
+    sd = math.hypot(table["ln_sd_common"], known["ln_sd"], table["ln_sd_model"], table["exponent_sd"] * size)
+    return Factor(known["ln_factor"] + table["exponent"] * size, sd)
 
 
 def expected(
     table: Table,
-    parameters_b: float,
     recipe: str | None,
+    factor: Factor,
     *,
     bits_per_weight: float | None = None,
-    family: str | None = None,
     anchors: Sequence[Anchor] = (),
-) -> tuple[float, float, list[str]]:
-    """ln(nats) expected of a model's loss, its standard deviation, and the anchors' recipes that were used.
+) -> tuple[float, float]:
+    """ln(nats) expected of a model's loss, and its standard deviation.
 
     The best linear prediction under the fitted standard deviations: every type of a model shares the model's factor,
     types far from 4 bits a slope too; each type adds what it is known to, each file what is its own.
 
+    Args:
+        anchors: of the same model, in recipes that the table has.
+
     Raises:
         UnknownName: as `quantization_loss`.
     """
+    rest: float = table["ln_sd_rest"] ** 2
     asked = _type(table, recipe, bits_per_weight)
-    used = [anchor for anchor in anchors if anchor.recipe in table["nats"]]
-    known = [_type(table, anchor.recipe, None) for anchor in used]
-    factor, factor_sd = _factor(table, parameters_b, family)
+    known = [_type(table, anchor.recipe, None) for anchor in anchors]
 
     def shared(one: _Type, other: _Type) -> float:
-        same = one.sd**2 if one.name == other.name else 0.0
-        return factor_sd**2 + table["ln_sd_level"] ** 2 * one.level * other.level + same
+        slope: float = table["ln_sd_level"] ** 2 * one.level * other.level
+        return factor.ln_sd**2 + slope + (one.sd**2 if one.name == other.name else 0.0)
 
-    among = [
-        [
-            shared(a, b) + (table["ln_sd_rest"] ** 2 + used[row].ln_sd ** 2 if row == column else 0.0)
-            for column, b in enumerate(known)
-        ]
-        for row, a in enumerate(known)
-    ]
+    among = [[shared(one, other) for other in known] for one in known]
+    for at, anchor in enumerate(anchors):
+        among[at][at] += rest + anchor.ln_sd**2
     to_asked = [shared(asked, one) for one in known]
-    off = [
-        math.log(max(a.nats, _LEAST_NATS)) - one.ln_nats - factor for a, one in zip(used, known, strict=True)
-    ]
     weights = _solved(among, to_asked)
-    variance = shared(asked, asked) - _dot(weights, to_asked) + table["ln_sd_rest"] ** 2
-    return (
-        asked.ln_nats + factor + _dot(weights, off),
-        math.sqrt(variance),
-        [anchor.recipe for anchor in used],
-    )
+    off = [
+        math.log(anchor.nats) - one.ln_nats - factor.ln_factor
+        for anchor, one in zip(anchors, known, strict=True)
+    ]
+    variance = shared(asked, asked) + rest - _dot(weights, to_asked)
+    return asked.ln_nats + factor.ln_factor + _dot(weights, off), math.sqrt(variance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,15 +204,6 @@ def _type(table: Table, recipe: str | None, bits_per_weight: float | None) -> _T
     )
     ln_nats = y0 + (y1 - y0) * (bits_per_weight - x0) / (x1 - x0)
     return _Type(f"{bits_per_weight} bits", ln_nats, table["ln_sd_of_unknown_type"], ln_nats - pivot)
-
-
-def _factor(table: Table, parameters_b: float, family: str | None) -> tuple[float, float]:
-    """ln of the factor on all types before anything of the model itself is known, and its standard deviation."""
-    size = math.log(parameters_b / table["base_parameters_B"])
-    known = table["families"].get(family)
-    shift, family_sd = (known["ln_factor"], known["ln_sd"]) if known else (0.0, table["ln_sd_family"])
-    sd = math.hypot(table["ln_sd_common"], family_sd, table["ln_sd_model"], table["exponent_sd"] * size)
-    return shift + table["exponent"] * size, sd
 
 
 def _family(table: Table, model_id: str | None) -> str | None:
