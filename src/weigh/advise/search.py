@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 from weigh import units
+from weigh.advise.measured import Evidence, ForTask
 from weigh.advise.needs import Need
 from weigh.advise.weighed import Weighed, Weighings
 from weigh.engines.engine import Settings
-from weigh.estimate.quality import Quality, quality, traits
+from weigh.estimate.quality import Quality, traits
+from weigh.estimate.returns import RECIPES, same_bytes
 from weigh.estimate.site import Site
 from weigh.estimate.speed import Workload
+from weigh.figure import Basis, Figure
 from weigh.model.catalog import CatalogEntry, catalog
 from weigh.model.ggml_types import GgmlType
 
@@ -51,7 +54,12 @@ class Shortfall:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """A setup with its estimates, and whether it meets the need."""
+    """A setup with its estimates, and whether it meets the need.
+
+    Attributes:
+        measured_here: what `weigh quality` measured of the model here, in sentences; some of it moved its quality.
+        moved: whether passes at tasks moved its index.
+    """
 
     entry: CatalogEntry
     setup: Weighed
@@ -60,6 +68,8 @@ class Recommendation:
     quality: Quality
     rank_points: float
     shortfalls: tuple[Shortfall, ...]
+    measured_here: tuple[str, ...] = ()
+    moved: bool = False
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -74,7 +84,7 @@ class Recommendation:
         said.append(known)
         if judged.loss.value > 0:
             said.append(f"{self.quantization} costs about {judged.loss_points.value:.1f} points of quality")
-        return tuple(said)
+        return (*said, *self.measured_here)
 
     @property
     def meets(self) -> bool:
@@ -123,8 +133,11 @@ def recommend(
     workload: Workload = Workload(),  # noqa: B008 - frozen
     kv_type: GgmlType = GgmlType.F16,
     limit: int = 8,
+    evidence: Evidence = Evidence(),  # noqa: B008 - frozen
 ) -> Answer:
     """Rank the catalog for `need`; speeds are those of `workload`, as for any other command.
+
+    Quality is what is published, and `evidence` of what was measured here.
 
     Without a calibration speeds are unknown: nothing is called too slow, and the order is by quality.
     """
@@ -136,11 +149,12 @@ def recommend(
         context_tokens=need.context_tokens, parallel=need.users, kv_type_k=kv_type, kv_type_v=kv_type
     )
     weighings = Weighings(site, settings, workload, need.prompt_tokens, need.reserve_bytes)
+    measured = evidence.of(need.task)
     weighed = [
         one
         for entry in catalog()
         if need.task.wants(entry.id) and _within_reach(entry, available)
-        for one in _setups(weighings, need, entry, site, rooms)
+        for one in _setups(weighings, need, entry, measured, site, rooms)
     ]
     weighings.keep()
     meeting = sorted((r for r in weighed if r.meets), key=lambda r: -r.rank_points)
@@ -156,7 +170,7 @@ def recommend(
         misses=tuple(misses),
         why=_why(first, len(meeting), need, available) if first else "",
         binding=tuple(_binding(first, weighed)) if first else (),
-        trades=tuple(_trades(first, meeting)) if first else (),
+        trades=tuple(_trades(need, first, meeting)) if first else (),
     )
 
 
@@ -166,7 +180,12 @@ def _within_reach(entry: CatalogEntry, available: int) -> bool:
 
 
 def _setups(
-    weighings: Weighings, need: Need, entry: CatalogEntry, site: Site, rooms: Sequence[int]
+    weighings: Weighings,
+    need: Need,
+    entry: CatalogEntry,
+    measured: ForTask,
+    site: Site,
+    rooms: Sequence[int],
 ) -> Iterator[Recommendation]:
     """The model of `entry` at every recipe worth weighing; none when its shapes are not known."""
     habits = traits(entry.id)
@@ -174,7 +193,7 @@ def _setups(
     first = weighings.of(entry, native or MIDDLE_RECIPE)
     if first is None:
         return
-    middle = _judged(need, entry, first, site, rooms)
+    middle = _judged(need, entry, first, measured, site, rooms)
     yield middle
     if native:
         return
@@ -182,23 +201,31 @@ def _setups(
     for recipe in others:
         other = weighings.of(entry, recipe)
         if other is not None:
-            yield _judged(need, entry, other, site, rooms)
+            yield _judged(need, entry, other, measured, site, rooms)
 
 
 def _judged(
-    need: Need, entry: CatalogEntry, setup: Weighed, site: Site, rooms: Sequence[int]
+    need: Need,
+    entry: CatalogEntry,
+    setup: Weighed,
+    measured: ForTask,
+    site: Site,
+    rooms: Sequence[int],
 ) -> Recommendation:
     """A weighed setup held against the need."""
     fits, available = site.holds(setup.devices, rooms), site.together_bytes(rooms)
-    judged = quality(entry.id, setup.parameters, setup.quantization, need.task.axis)
+    judged = measured.quality(entry.id, setup.parameters, setup.quantization)
+    moved = measured.moves(entry.id)
     return Recommendation(
         entry=entry,
         setup=setup,
         available_bytes=available,
         fits=fits,
         quality=judged,
-        rank_points=_rank_points(need, entry, setup, judged),
+        rank_points=_rank_points(need, entry, setup, judged, moved=moved),
         shortfalls=tuple(shortfalls(need, setup, available, fits)),
+        measured_here=measured.said(entry.id, setup.quantization),
+        moved=moved,
     )
 
 
@@ -226,17 +253,17 @@ def shortfalls(need: Need, found: Weighed, available: int, fits: bool) -> Iterat
         yield Shortfall("first token", text, first_token.value / need.max_ttft_s)
 
 
-def _rank_points(need: Need, entry: CatalogEntry, found: Weighed, judged: Quality) -> float:
+def _rank_points(need: Need, entry: CatalogEntry, found: Weighed, judged: Quality, *, moved: bool) -> float:
     """Quality points weighed against speed.
 
     Quality counts midway between its value and its low end, so that of equals the better known one wins;
-    where nothing is published, at the low end and less.
+    where nothing is published and nothing was measured, at the low end and less.
     Speed is that of a whole answer, thinking included, and saturates.
     """
     weight = need.task.quality_weight
     age_years = (date.today() - entry.release_date).days / 365 if entry.release_date else 3.0
     score = judged.score
-    known = (score.value + score.low) / 2 if judged.source else score.low - UNKNOWN_POINTS
+    known = (score.value + score.low) / 2 if judged.source or moved else score.low - UNKNOWN_POINTS
     points = weight * (known - AGE_POINTS_PER_YEAR * age_years)
     if found.speed is not None:
         wanted = max(need.min_decode_tokens_per_s, 0.1)
@@ -268,6 +295,7 @@ def _nearest_misses(weighed: list[Recommendation], limit: int = 3) -> list[Recom
 
 def _why(first: Recommendation, met: int, need: Need, available: int) -> str:
     kind = "the best published quality" if first.quality.source else "the best expected quality"
+    kind += ", moved by what was measured here" if first.moved else ""
     speed = (
         f" and answer at {units.rate(need.min_decode_tokens_per_s)} tokens/s or more"
         if first.setup.speed
@@ -298,7 +326,7 @@ def _binding(first: Recommendation, weighed: list[Recommendation]) -> Iterator[s
             yield f"{choice.name}{score} " + "; ".join(s.text for s in choice.shortfalls)
 
 
-def _trades(first: Recommendation, meeting: list[Recommendation]) -> Iterator[str]:
+def _trades(need: Need, first: Recommendation, meeting: list[Recommendation]) -> Iterator[str]:
     """The same model at fewer bits; a bigger one at fewer and a smaller one at more, as they rank."""
     same = [r for r in meeting if r.entry.id == first.entry.id and _weight_bits(r) < _weight_bits(first)]
     if same:
@@ -306,7 +334,7 @@ def _trades(first: Recommendation, meeting: list[Recommendation]) -> Iterator[st
         freed = first.setup.memory.total_bytes - other.setup.memory.total_bytes
         yield (
             f"{other.name} frees {units.gib(freed)} and costs about {other.quality.loss.value:.3f} nats of"
-            f" divergence ({first.quality.loss.value:.3f} as chosen; {other.quality.loss.basis})"
+            f" divergence ({first.quality.loss.value:.3f} as chosen; {_basis(other.quality.loss)})"
         )
     for words, factor in (("bigger at fewer bits", 1), ("smaller at more bits", -1)):
         others = [
@@ -324,7 +352,30 @@ def _trades(first: Recommendation, meeting: list[Recommendation]) -> Iterator[st
                 f" ({other.quality.score.low:.0f}–{other.quality.score.high:.0f}) against"
                 f" {first.quality.score.value:.0f}"
                 f" ({first.quality.score.low:.0f}–{first.quality.score.high:.0f}){rate}"
+                f"{_in_one_family(need, first, other.quantization)}"
             )
+
+
+def _basis(loss: Figure) -> str:
+    return "measured here" if loss.basis is Basis.MEASURED else str(loss.basis)
+
+
+def _in_one_family(need: Need, first: Recommendation, other: str) -> str:
+    """How likely it is that the other recipe is the better way to spend the first one's bytes, as `weigh returns` has
+    it; "" where it does not know these recipes, or sizes like these."""
+    weights_bytes = first.setup.memory.weights_bytes
+    recipes = (first.quantization, other)
+    if not set(recipes) <= set(RECIPES) or weights_bytes < units.GIB:
+        return ""
+    chosen, instead = same_bytes(weights_bytes, need.task.axis, recipes)
+    if not (chosen.known and instead.known):
+        return ""
+    chance = instead.best_chance  # of some hundred draws, which tell no less than a hundredth
+    said = "under 1 %" if chance < 0.01 else "over 99 %" if chance > 0.99 else f"of {100 * chance:.0f} %"
+    return (
+        f"; of one family in {units.gib(weights_bytes)}, {other} is better than {first.quantization} with a chance"
+        f" {said}"
+    )
 
 
 def _weight_bits(one: Recommendation) -> float:

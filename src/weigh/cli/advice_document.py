@@ -62,6 +62,8 @@ def recommendation_document(one: Recommendation) -> Document:
         "task_prompt_ttft_s": setup.first_token_s.to_json() if setup.first_token_s else None,
         "quality": quality_document(one.quality),
         "reasons": list(one.reasons),
+        "measured_here": list(one.measured_here),
+        "moved_by_measurement": one.moved,
     }
 
 

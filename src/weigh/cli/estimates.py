@@ -274,6 +274,8 @@ def recommend(
 ) -> int:
     """The best models for a need on this machine or on a device by name, ranked, with reasons.
 
+    What `weigh quality` measured here of the catalog's models counts in, and is said.
+
     Exit code 1 when nothing meets the need; the nearest misses are shown then.
     """
     if task == "list":
@@ -281,8 +283,10 @@ def recommend(
 
         show_tasks()
         return 0
+    from weigh.advise.measured import evidence
     from weigh.advise.needs import need
     from weigh.advise.search import recommend as search
+    from weigh.store import Store
 
     wishes = {
         "context_tokens": context,
@@ -303,7 +307,9 @@ def recommend(
         kv_type=kv_type,
     )
     with site_asked_for(asked, calibrate=not no_calibrate) as site:
-        answer = search(wanted, site, workload=workload, kv_type=kv_type, limit=limit)
+        answer = search(
+            wanted, site, workload=workload, kv_type=kv_type, limit=limit, evidence=evidence(Store())
+        )
         print_answer(
             as_json, lambda d: d.answer_document(site, answer), lambda s: s.show_answer(site, answer)
         )

@@ -213,8 +213,12 @@ def _quality(
 ) -> Quality:
     whole = _whole(model_id, parameters, code)
     headline, source = _headline(model_id, code)
-    loss = dict(measured).get(recipe) or quantization_loss(
-        parameters, recipe, bits_per_weight=bits_per_weight, model_id=model_id
+    loss = quantization_loss(
+        parameters,
+        recipe,
+        bits_per_weight=bits_per_weight,
+        model_id=model_id,
+        measured=dict(measured),
     )
     cost = loss_points(loss, code=code, general=1 - code)
     value = whole.value - cost.value

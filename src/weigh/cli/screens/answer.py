@@ -10,6 +10,8 @@ from weigh.cli.screens.facts import facts, held
 from weigh.cli.screens.machine import site_facts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from weigh.advise.search import Answer, Recommendation
     from weigh.estimate.site import Site
 
@@ -73,6 +75,7 @@ def _show_ranked(answer: Answer, *, named: str | None) -> None:
             ("Why", answer.why),
             *(("" if n else "Next size up", line) for n, line in enumerate(answer.binding)),
             *(("" if n else "Trade", line) for n, line in enumerate(answer.trades)),
+            *_measured_here(answer.ranked),
             *([("Split", first.setup.why)] if first.setup.why else []),
             *([("Quality", first.quality.source)] if first.quality.source else []),
         ]
@@ -81,6 +84,12 @@ def _show_ranked(answer: Answer, *, named: str | None) -> None:
         show("\nSee how  ", Bold(f'weigh fit {first.name} --on "{named}"'))
     else:
         show("\nProve it  ", Bold(f"weigh try {first.name}"))
+
+
+def _measured_here(ranked: Sequence[Recommendation]) -> list[tuple[str, str]]:
+    """A line for each thing that was measured of a model that is shown."""
+    said = [(one.name, line) for one in ranked for line in one.measured_here]
+    return [("" if n else "Measured", f"{name}: {line}") for n, (name, line) in enumerate(said)]
 
 
 def _show_misses(answer: Answer) -> None:

@@ -1,0 +1,267 @@
+"""What `weigh quality` measured here of the catalog's models, as evidence for advice.
+
+A divergence from the unquantized model takes the place of the predicted one. Passes at tasks move the index of
+models that were measured on the same (`weigh.advise.shift`). What was read of the user's own code is said, and moves
+nothing: it tells of that code, and of no index.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from weigh.advise.needs import EVIDENCE, Task
+from weigh.advise.shift import Shift, shifts
+from weigh.errors import UnknownName
+from weigh.estimate.quality import Quality, quality
+from weigh.store.quality_result import MeasuredModel, QualityResult, Way, quality_results
+
+if TYPE_CHECKING:
+    from weigh.figure import Figure
+    from weigh.quality.paired import Difference, Piece
+    from weigh.quality.tasks.passing import Outcome
+    from weigh.store.store import Store
+
+UNQUANTIZED = frozenset({"F32", "F16", "BF16"})
+MOST_READ = 200  # newest results of each way
+Losses = Mapping[str, "Figure"]  # nats by recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One's own results of the catalog's models.
+
+    Attributes:
+        losses: divergences from the unquantized model, by catalog id.
+        passes: of weigh's tasks, newest first.
+        code: newest on a repository, by catalog id.
+    """
+
+    losses: Mapping[str, Losses] = field(default_factory=dict)
+    passes: tuple[QualityResult, ...] = ()
+    code: Mapping[str, QualityResult] = field(default_factory=dict)
+
+    def of(self, task: Task) -> ForTask:
+        """As far as it tells of a task."""
+        passes = _of_task(self.passes, task)
+        priors = {model: _prior(one.model, task, self.losses.get(model, {})) for model, one in passes.items()}
+        known = {model: prior for model, prior in priors.items() if prior is not None}
+        shares = {
+            model: {task: one.passed / one.samples for task, one in _outcomes(passes[model], task).items()}
+            for model in known
+        }
+        return ForTask(task, self, passes, shifts(known, shares))
+
+
+@dataclass(frozen=True, slots=True)
+class ForTask:
+    """Evidence on one task: the result of each model that counts, and how it moves the index."""
+
+    task: Task
+    evidence: Evidence
+    passes: Mapping[str, QualityResult]
+    shifts: Mapping[str, Shift]
+
+    def quality(self, model_id: str, parameters: int, recipe: str) -> Quality:
+        """As `weigh.estimate.quality.quality`, with what was measured of the model counted in.
+
+        The interval narrows for the recipe that was measured alone: another one's loss is as unsure as before.
+        """
+        losses = self.evidence.losses.get(model_id, {})
+        found = quality(model_id, parameters, recipe, self.task.axis, measured=losses)
+        shift = self.shifts.get(model_id)
+        if shift is None:
+            return found
+        score = found.score
+        width = shift.width if self.passes[model_id].model.quantization == recipe else 1.0
+        value = score.value + shift.points
+        moved = replace(
+            score,
+            value=value,
+            low=value - (score.value - score.low) * width,
+            high=value + (score.high - score.value) * width,
+            source=f"{score.source}, and passes at {shift.tasks} tasks measured here",
+        )
+        return replace(found, score=moved)
+
+    def said(self, model_id: str, recipe: str) -> tuple[str, ...]:
+        """What was measured here of the model, in sentences with their figures."""
+        return tuple(
+            filter(None, (self._of_tasks(model_id), self._of_loss(model_id, recipe), self._of_code(model_id)))
+        )
+
+    def moves(self, model_id: str) -> bool:
+        return model_id in self.shifts
+
+    def _of_tasks(self, model_id: str) -> str:
+        from weigh.quality.tasks.passing import rate
+
+        result, shift = self.passes.get(model_id), self.shifts.get(model_id)
+        found = rate(list(_outcomes(result, self.task).values())) if result else None
+        if result is None or found is None:
+            return ""
+        share = found.figure
+        passed = (
+            f"measured here: {result.model.quantization} passes {100 * share.value:.0f} %"
+            f" ({100 * share.low:.0f}–{100 * share.high:.0f}) of {found.tasks:,} tasks of this need"
+        )
+        if shift is None:
+            return f"{passed}; no other model was measured on them, so they do not move its place"
+        beside = _short(shift.beside[0]) if len(shift.beside) == 1 else f"{len(shift.beside)} other models"
+        return f"{passed}; beside {beside} that moves its index by {shift.points:+.1f} points"
+
+    def _of_loss(self, model_id: str, recipe: str) -> str:
+        loss = self.evidence.losses.get(model_id, {}).get(recipe)
+        if loss is None:
+            return ""
+        return (
+            f"measured here: {recipe} lies {loss.value:.3g} nats ({loss.low:.3g}–{loss.high:.3g}) from the"
+            " unquantized model"
+        )
+
+    def _of_code(self, model_id: str) -> str:
+        result = self.evidence.code.get(model_id)
+        bits = result.measure("bits_per_byte") if result else None
+        if result is None or bits is None:
+            return ""
+        said = f"measured on your code ({result.material.name}): {bits.figure.value:.2f} bits per byte"
+        compared = [
+            (other, found)
+            for other_id, other in self.evidence.code.items()
+            if other_id != model_id and (found := _difference(result, other)) is not None
+        ]
+        if not compared:
+            return said
+        other, found = max(compared, key=lambda pair: pair[1].text_bytes)
+        name, gap = _short(other.model.catalog_id), found.shown
+        if found.better is None:
+            return f"{said}, not told apart from {name}"
+        word = "better" if found.better == 0 else "worse"
+        ends = sorted((abs(gap.low), abs(gap.high)))
+        return f"{said}, {word} than {name} by {abs(gap.value):.2f} ({ends[0]:.2f}–{ends[1]:.2f})"
+
+
+def evidence(store: Store) -> Evidence:
+    """All there is in the store."""
+    diverged = _of_catalog(quality_results(store, way=Way.DIVERGENCE, limit=MOST_READ))
+    passes = _of_catalog(quality_results(store, way=Way.TASKS, limit=MOST_READ, pieces=True))
+    code = _of_catalog(quality_results(store, way=Way.REPOSITORY, limit=MOST_READ, pieces=True))
+    by_model: dict[str, list[QualityResult]] = {}
+    for one in diverged:
+        by_model.setdefault(one.model.catalog_id, []).append(one)
+    newest: dict[str, QualityResult] = {}
+    for one in code:
+        newest.setdefault(one.model.catalog_id, one)
+    return Evidence({model: measured_losses(found) for model, found in by_model.items()}, passes, newest)
+
+
+def measured_losses(results: Iterable[QualityResult]) -> dict[str, Figure]:
+    """Nats by recipe, of results of one model: each from the same model unquantized; of several the longest."""
+    longest: dict[str, QualityResult] = {}
+    for one in results:
+        found = one.measure("kl_nats")
+        if found is None or not math.isfinite(found.figure.high) or not _is_quantization(one):
+            continue  # one window has no interval
+        before = longest.get(one.model.quantization)
+        if before is None or _windows(before) < _windows(one):
+            longest[one.model.quantization] = one
+    return {
+        recipe: replace(measure.figure, source="measured here by `weigh quality --against`")
+        for recipe, one in longest.items()
+        if (measure := one.measure("kl_nats")) is not None
+    }
+
+
+def _is_quantization(one: QualityResult) -> bool:
+    """Whether the reference is the same model with all its bits, and nothing but quantization lies between them."""
+    model, reference = one.model, one.reference
+    if reference is None or reference.quantization not in UNQUANTIZED:
+        return False
+    same = model.catalog_id == reference.catalog_id if model.catalog_id else model.name == reference.name
+    return same and model.parameters == reference.parameters
+
+
+def _windows(one: QualityResult) -> int:
+    measure = one.measure("kl_nats")
+    return measure.count if measure else 0
+
+
+def _of_catalog(results: Iterable[QualityResult]) -> tuple[QualityResult, ...]:
+    return tuple(one for one in results if one.model.catalog_id)
+
+
+# --- tasks -------------------------------------------------------------------------------------------
+
+
+def _of_task(passes: Sequence[QualityResult], task: Task) -> dict[str, QualityResult]:
+    """By catalog id the result with most tasks of this need; asked in one and the same way, that of most models."""
+    ways: dict[tuple[object, ...], dict[str, QualityResult]] = {}
+    for one in passes:
+        asked = one.material.settings
+        if (asked.get("style") == "completion") != task.fim or not _outcomes(one, task):
+            continue
+        way = ways.setdefault((asked.get("temperature"), asked.get("max_tokens")), {})
+        before = way.get(one.model.catalog_id)
+        if before is None or len(_outcomes(before, task)) < len(_outcomes(one, task)):
+            way[one.model.catalog_id] = one
+    return max(ways.values(), key=len, default={})
+
+
+def _outcomes(result: QualityResult, task: Task) -> dict[str, Outcome]:
+    """Of the tasks that are evidence on a need, by task and what it was at that time."""
+    from weigh.quality.tasks.passing import Outcome
+
+    found = {}
+    for name, version, need, difficulty, samples, passed in result.pieces:
+        counts = (difficulty, samples, passed)
+        if need not in EVIDENCE.get(task.name, ()) or not all(isinstance(count, int) for count in counts):
+            continue
+        level, asked, solved = (int(count or 0) for count in counts)
+        if 0 <= solved <= asked and asked:
+            found[f"{name} {version}"] = Outcome(str(name), str(need), level, asked, solved)
+    return found
+
+
+def _prior(model: MeasuredModel, task: Task, losses: Losses) -> Figure | None:
+    """The index of what was measured before it was; None for a recipe of which no loss is known."""
+    if model.parameters is None:
+        return None
+    try:
+        found = quality(model.catalog_id, model.parameters, model.quantization, task.axis, measured=losses)
+    except UnknownName:
+        return None
+    return found.score
+
+
+# --- code --------------------------------------------------------------------------------------------
+
+
+def _difference(first: QualityResult, second: QualityResult) -> Difference | None:
+    """Bits per byte of the first less those of the second, on the excerpts that both have read."""
+    from weigh.quality.paired import LEAST_FILES, difference
+
+    numbers: dict[object, tuple[int, int]] = {}  # of each excerpt: the first's file, and a number of its own
+    for excerpt, file, *_ in first.pieces:
+        if isinstance(file, int):
+            numbers.setdefault(excerpt, (file, len(numbers)))
+    shared = {excerpt for excerpt, *_ in second.pieces if excerpt in numbers}
+    files = {numbers[excerpt][0] for excerpt in shared}
+    mine, theirs = (_pieces(one, numbers) for one in (first, second))
+    return difference(mine, theirs, by_file=len(files) >= LEAST_FILES, any_time=True)
+
+
+def _pieces(one: QualityResult, numbers: Mapping[object, tuple[int, int]]) -> list[Piece]:
+    from weigh.quality.paired import Piece
+
+    found = []
+    for excerpt, _, bits, size, *_ in one.pieces:
+        if excerpt in numbers and isinstance(bits, int | float) and isinstance(size, int) and size > 0:
+            file, number = numbers[excerpt]
+            found.append(Piece(file, number, 0, float(bits), size))
+    return found
+
+
+def _short(model_id: str) -> str:
+    return model_id.rpartition("/")[2]
