@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from weigh.advise.measured import UNQUANTIZED, evidence, measured_losses
 from weigh.advise.verdict import Passed, Subject, Verdict, verdicts
 from weigh.engines.engine import Settings
 from weigh.errors import BadInput, UnknownName
@@ -19,7 +20,7 @@ from weigh.estimate.quantization_loss import quantization_loss
 from weigh.estimate.returns import RECIPES
 from weigh.estimate.setup import SetupEstimate, weigh
 from weigh.estimate.speed import Workload
-from weigh.figure import Basis, Figure
+from weigh.figure import Figure
 from weigh.model.catalog import CatalogEntry, catalog, entry_called, entry_of
 from weigh.model.fingerprint import fingerprint
 from weigh.store.measurement import Measurement, measurements
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from weigh.store import Store
 
 PEERS_WITHIN = 2.0  # a peer has between half as many parameters and twice as many
-_UNQUANTIZED = frozenset({"F32", "F16", "BF16"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,8 @@ def card(
     entry, habits = entry_of(spec), file_habits(spec)
     own = fingerprint(spec)
     results = [one for one in quality_results(store) if _is_result_of(one, spec, entry, own)]
-    losses = _losses(results)
+    known_here = evidence(store)
+    losses = known_here.losses.get(entry.id, {}) if entry else measured_losses(results)
     known = traits(entry.id) if entry else None
     subject = Subject(
         catalog_id=entry.id if entry and known else None,
@@ -159,6 +160,7 @@ def card(
         habits=habits,
         passed=_passed(results, spec.quantization),
         losses=losses,
+        evidence=known_here,
         writes=spec.generates,
     )
     return Card(
@@ -191,6 +193,7 @@ def served_card(model: ServedModel, url: str, store: Store, here: Here) -> Card:
         catalog_id=entry.id if entry and known else None,
         parameters=parameters,
         passed=_passed(results, ""),
+        evidence=evidence(store),
     )
     return Card(
         asked=url,
@@ -241,7 +244,7 @@ def _others(spec: ModelSpec, entry: CatalogEntry | None) -> Iterator[ModelSpec]:
     own_format = traits(entry.id) if entry else None
     if (own_format and own_format.native_format) or any(tensor.type.quantized for tensor in whole.tensors):
         return
-    left_out = {spec.quantization} | (_UNQUANTIZED if spec.quantization in _UNQUANTIZED else set())
+    left_out = {spec.quantization} | (UNQUANTIZED if spec.quantization in UNQUANTIZED else set())
     for recipe in reversed(RECIPES):
         if recipe not in left_out:
             try:
@@ -251,7 +254,7 @@ def _others(spec: ModelSpec, entry: CatalogEntry | None) -> Iterator[ModelSpec]:
 
 
 def _file_bytes(spec: ModelSpec) -> int:
-    from weigh.model.quantization import file_bytes
+    from weigh.model.gguf_size import file_bytes
 
     return spec.file_bytes or file_bytes(spec)
 
@@ -322,27 +325,16 @@ def _is_result_of(result: QualityResult, spec: ModelSpec, entry: CatalogEntry | 
     return result.model.name == spec.name and result.model.parameters in (None, spec.parameters)
 
 
-def _passed(results: Sequence[QualityResult], quantization: str) -> dict[str, Passed]:
+def _passed(results: Sequence[QualityResult], quantization: str) -> dict[tuple[str, bool], Passed]:
     """The newest share of each group of tasks that this quantization was measured to pass."""
-    found: dict[str, Passed] = {}
+    found: dict[tuple[str, bool], Passed] = {}
     for result in results:
         if result.way is Way.TASKS and result.model.quantization in ("", quantization):
+            goes_on = result.material.settings.get("style") == "completion"
             for measure in result.measures:
                 if measure.name == "pass@1" and measure.of in result.material.needs:
-                    passed = Passed(measure.of, measure.figure, measure.count)
-                    found.setdefault(measure.of, passed)
+                    most = result.material.settings.get("max_tokens")
+                    tokens = most if isinstance(most, int) else None
+                    passed = Passed(measure.of, measure.figure, measure.count, tokens)
+                    found.setdefault((measure.of, goes_on), passed)
     return found
-
-
-def _losses(results: Sequence[QualityResult]) -> dict[str, Figure]:
-    """By recipe, the newest divergence measured here from the unquantized model."""
-    found: dict[str, Figure] = {}
-    for result in results:
-        measured = result.measure("kl_nats") if result.way is Way.DIVERGENCE else None
-        if measured and result.reference and result.reference.quantization in _UNQUANTIZED:
-            found.setdefault(result.model.quantization, _as_measured(measured.figure))
-    return found
-
-
-def _as_measured(figure: Figure) -> Figure:
-    return Figure(figure.value, figure.low, figure.high, "nats", Basis.MEASURED, "weigh quality --against")

@@ -64,13 +64,22 @@ class ForTask:
     passes: Mapping[str, QualityResult]
     shifts: Mapping[str, Shift]
 
-    def quality(self, model_id: str, parameters: int, recipe: str) -> Quality:
+    def quality(
+        self, model_id: str, parameters: int, recipe: str, *, bits_per_weight: float | None = None
+    ) -> Quality:
         """As `weigh.estimate.quality.quality`, with what was measured of the model counted in.
 
         The interval narrows for the recipe that was measured alone: another one's loss is as unsure as before.
         """
         losses = self.evidence.losses.get(model_id, {})
-        found = quality(model_id, parameters, recipe, self.task.axis, measured=losses)
+        found = quality(
+            model_id,
+            parameters,
+            recipe,
+            self.task.axis,
+            bits_per_weight=bits_per_weight,
+            measured=losses,
+        )
         shift = self.shifts.get(model_id)
         if shift is None:
             return found

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from weigh.advise.measured import Evidence
 from weigh.advise.needs import EVIDENCE, TASKS, Need, Task, need
 from weigh.advise.search import Shortfall, shortfalls
 from weigh.advise.weighed import Weighed, weighed
@@ -31,6 +32,7 @@ LEAST_FAIR_POINTS, MOST_FAIR_POINTS = 22.0, 52.0
 GOOD_ABOVE_FAIR_POINTS = 10.0  # one logit: the odds of a right answer times 2.7
 FAIR_SHARE, GOOD_SHARE = 1 / 3, 2 / 3  # of a need's tasks passed at the first try
 LEAST_TASKS = 5  # below which a share says nothing
+ENOUGH_TOKENS = 512  # of an answer; with fewer, models that could have passed are cut
 FAR_OFF = 1.5  # a limit missed by more than this spoils a need
 
 
@@ -53,11 +55,17 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """Share of a group of tasks solved at the first try; how many tasks that rests on."""
+    """Share of a group of tasks solved at the first try.
+
+    Attributes:
+        tasks: how many that rests on.
+        most_tokens: an answer could have; None where unknown.
+    """
 
     group: str
     share: Figure
     tasks: int
+    most_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +78,9 @@ class Subject:
         quantization: its recipe; "" where unknown.
         bits_per_weight: of the file; None where unknown.
         habits: what its files say; None without files.
-        passed: of weigh's tasks, by group.
-        losses: divergence from the unquantized model measured here, by recipe.
+        passed: of weigh's tasks, by group and whether the model was asked to go on from a text and not as a chat.
+        losses: divergence from the unquantized model measured here, by recipe, of a model outside the catalog.
+        evidence: what was measured here of the catalog's models.
         writes: False for an embedding model.
     """
 
@@ -80,22 +89,22 @@ class Subject:
     quantization: str = ""
     bits_per_weight: float | None = None
     habits: FileHabits | None = None
-    passed: Mapping[str, Passed] = field(default_factory=dict)
+    passed: Mapping[tuple[str, bool], Passed] = field(default_factory=dict)
     losses: Mapping[str, Figure] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
     writes: bool = True
 
     def quality_for(self, task: Task) -> Quality | None:
         """Index for a need's weights; None where not even the size is known, or the quantization's loss."""
         if self.parameters is None:
             return None
+        recipe, bits = self.quantization or "F16", self.bits_per_weight
         try:
+            if self.catalog_id is not None:
+                known = self.evidence.of(task)
+                return known.quality(self.catalog_id, self.parameters, recipe, bits_per_weight=bits)
             return quality(
-                self.catalog_id,
-                self.parameters,
-                self.quantization or "F16",
-                task.axis,
-                bits_per_weight=self.bits_per_weight,
-                measured=self.losses,
+                None, self.parameters, recipe, task.axis, bits_per_weight=bits, measured=self.losses
             )
         except UnknownName:
             return None
@@ -169,7 +178,8 @@ def _setup(spec: ModelSpec, site: Site, wanted: Need) -> SetupEstimate:
 def _verdict(subject: Subject, wanted: Need, setup: SetupEstimate | None) -> Verdict:
     task = wanted.task
     judged = subject.quality_for(task)
-    passed = tuple(subject.passed[group] for group in EVIDENCE.get(task.name, ()) if group in subject.passed)
+    asked = ((group, task.fim) for group in EVIDENCE.get(task.name, ()))
+    passed = tuple(subject.passed[one] for one in asked if one in subject.passed)
     unfit = _unfit(subject, task)
     answers, may_be, reason, basis = unfit or _answers(subject, task, judged, passed)
     missed: tuple[Shortfall, ...] = ()
@@ -241,6 +251,8 @@ def _by_tasks(passed: Sequence[Passed]) -> _Answers:
         f" of {one.tasks} {one.group.replace('_', ' ')} tasks"
         for one in passed
     )
+    if least.most_tokens is not None and least.most_tokens < ENOUGH_TOKENS:
+        said += f", with answers of at most {least.most_tokens} tokens"
     return *_banded(least.share, FAIR_SHARE, GOOD_SHARE), said, Basis.MEASURED
 
 
@@ -248,6 +260,8 @@ def _by_index(subject: Subject, task: Task, judged: Quality) -> _Answers:
     limits, score = bars(task), judged.score
     said = f"index {_points(score)}; fair from {limits.fair:.0f}, good from {limits.good:.0f}"
     if subject.catalog_id is not None:
+        if subject.evidence.of(task).moves(subject.catalog_id):
+            said += " (moved by tasks measured here)"
         return *_banded(score, limits.fair, limits.good), said, judged.basis
     if score.high < limits.fair:
         size = f"by its size alone an index of at most {score.high:.0f}; fair from {limits.fair:.0f}"

@@ -6,9 +6,11 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from weigh.cli import runs_document
 from weigh.cli.advice_document import need_document, quality_document
 from weigh.cli.estimates_document import setup_document
 from weigh.cli.inventory_document import Document, exact, site_document
+from weigh.cli.runs_document import measurement_document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from weigh.advise.card import Card, Size
     from weigh.advise.verdict import Verdict
     from weigh.figure import Figure
-    from weigh.store.quality_result import QualityResult
 
 
 def cards_document(cards: Sequence[Card], file: Path | None) -> Document:
@@ -31,11 +32,11 @@ def card_document(card: Card) -> Document:
         "identity": _identity(card),
         "machine": site_document(card.site) if card.site else None,
         "sizes": [_size(size) for size in card.sizes],
-        "benchmarks": [one.to_json(raw=False) | {"id": one.id} for one in card.benchmarks],
+        "benchmarks": [measurement_document(one) for one in card.benchmarks],
         "quality": {
             "index": {
-                one.axis: one.index.to_json()
-                | {
+                one.axis: {
+                    "index": one.index.to_json(),
                     "above": one.below,
                     "of_peers": one.peers,
                     "best_peer": one.best and {"model": one.best[0], "index": one.best[1].to_json()},
@@ -43,7 +44,7 @@ def card_document(card: Card) -> Document:
                 for one in card.axes
             },
             "published": [asdict(score) for score in card.scores],
-            "measured": [_result(one) for one in card.results],
+            "measured": [runs_document.quality_document(one) for one in card.results],
         },
         "needs": [_verdict(one) for one in card.verdicts],
     }
@@ -82,10 +83,6 @@ def _size(size: Size) -> Document:
         "file_bytes": exact(size.file_bytes, "bytes"),
         "quantization_loss": size.loss.to_json() if size.loss else None,
     }
-
-
-def _result(one: QualityResult) -> Document:
-    return one.to_json(pieces=False) | {"id": one.id}
 
 
 def _verdict(one: Verdict) -> Document:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from weigh.cli.render import Grid
 
 # What Markdown, or HTML within it, would take for markup; a name may hold any of it.
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&$!@])")
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&$!@]|:(?=//)|(?<=www)\.)")
 
 
 def as_file(path: Path) -> Callable[[Sequence[Card]], str]:

@@ -28,6 +28,7 @@ _BASES = {
     Basis.COMPUTED: "its files",
     None: "none",
 }
+_LOSS_MARKS = {Basis.MEASURED: "*", Basis.PUBLISHED: "†", Basis.CALIBRATED: "‡"}
 # Columns of the sizes, each with the width of screen below which it is left out.
 _SIZE_COLUMNS = {
     "": 0,
@@ -214,7 +215,7 @@ def _loss(loss: Figure | None) -> str:
         return "none"
     if loss.value < LEAST_LOSS and loss.basis is Basis.RULE_OF_THUMB:
         return f"under {LEAST_LOSS}"
-    star = "*" if loss.basis is Basis.MEASURED else "†" if loss.basis is Basis.PUBLISHED else ""
+    star = _LOSS_MARKS.get(loss.basis, "")
     ends = f" ({loss.low:.2g}–{loss.high:.2g})" if loss.low != loss.high else ""
     return f"{loss.value:.2g}{ends}{star}"
 
@@ -231,8 +232,14 @@ def _sizes_note(card: Card) -> str:
         told = f"speeds {unknown_speed(setup)}"
     bases = {one.loss.basis for one in card.sizes if one.loss and one.loss.value}
     loss = "divergence from the unquantized model, by rule of thumb"
-    loss += " but for * measured here" if Basis.MEASURED in bases else ""
-    loss += " and † published" if Basis.PUBLISHED in bases else ""
+    told_otherwise = {
+        Basis.MEASURED: "measured here",
+        Basis.PUBLISHED: "published",
+        Basis.CALIBRATED: "told from another type of it that was measured",
+    }
+    loss += "".join(
+        f", {_LOSS_MARKS[basis]} {said}" for basis, said in told_otherwise.items() if basis in bases
+    )
     room = units.gib(setup.available_bytes)
     trained = setup.spec.context_train
     beyond = f" (it was trained for {trained:,})" if trained and context > trained else ""

@@ -136,6 +136,11 @@ def _newest(results: tuple[QualityResult, ...]) -> list[QualityResult]:
 
 
 def _on(one: QualityResult) -> str:
+    broken_off = f" ({one.ended})" if one.ended in ("interrupted", "time up", "failed") else ""
+    return _material(one) + broken_off
+
+
+def _material(one: QualityResult) -> str:
     match one.way:
         case Way.TASKS:
             return f"tasks of {one.material.name}"
