@@ -20,7 +20,7 @@ from weigh.estimate.quantization_loss import quantization_loss
 from weigh.estimate.returns import RECIPES
 from weigh.estimate.setup import SetupEstimate, weigh
 from weigh.estimate.speed import Workload
-from weigh.figure import Figure
+from weigh.figure import Basis, Figure
 from weigh.model.catalog import CatalogEntry, catalog, entry_called, entry_of
 from weigh.model.fingerprint import fingerprint
 from weigh.store.measurement import Measurement, measurements
@@ -63,7 +63,7 @@ class AxisQuality:
     """The index of the unquantized model on one axis, and where it stands among others of its size and kind.
 
     Attributes:
-        below: how many of the `peers` have a lower index.
+        peers: how many of those have published scores on this axis; `below`, how many of these a lower index.
         best: the peer of the highest, and that; None without peers.
     """
 
@@ -283,7 +283,8 @@ def _axes(entry: CatalogEntry, parameters: int) -> tuple[AxisQuality, ...]:
 
 def _axis(entry: CatalogEntry, parameters: int, axis: Axis) -> AxisQuality:
     index = ability(entry.id, parameters, axis)
-    peers = [(peer.id, ability(peer.id, peer.stated_total or 0, axis)) for peer in _peers(entry)]
+    others = ((peer.id, ability(peer.id, peer.stated_total or 0, axis)) for peer in _peers(entry))
+    peers = [other for other in others if other[1].basis is Basis.PUBLISHED]
     below = sum(other.value < index.value for _, other in peers)
     return AxisQuality(
         axis, index, below, len(peers), max(peers, key=lambda peer: peer[1].value, default=None)

@@ -88,10 +88,22 @@ def _summary(card: Card) -> Grid:
             )
     large = [one for one in held_back if any(missed.what == "memory" for missed in one.shortfalls)]
     slow = [one for one in held_back if one not in large]
-    for word, hindered in (("large", large), ("slow", slow)):
-        if hindered:
-            rows.append((f"Too {word} {_place(card)}", _names(hindered, card)))
+    if large:
+        fitting = next((size.quantization for size in card.sizes if size.setup.fits), "")
+        also = f"; it fits as {fitting}" if fitting and fitting != card.quantization else ""
+        rows.append((f"Too large {_place(card)}", _otherwise(large, card) + also))
+    if slow:
+        rows.append((f"Too slow {_place(card)}", _otherwise(slow, card)))
     return facts_grid(rows)
+
+
+def _otherwise(hindered: Sequence[Verdict], card: Card) -> str:
+    """By what they would be on another machine."""
+    return "; ".join(
+        f"otherwise {grade}: {_names(alike, card)}"
+        for grade in Grade
+        if (alike := [one for one in hindered if one.answers is grade])
+    )
 
 
 def _place(card: Card) -> str:
@@ -230,6 +242,8 @@ def _sizes_note(card: Card) -> str:
     )
     if speed is None:
         told = f"speeds {unknown_speed(setup)}"
+    elif not all(one.setup.fits for one in card.sizes):
+        told += ", where it does not fit as if it did"
     bases = {one.loss.basis for one in card.sizes if one.loss and one.loss.value}
     loss = "divergence from the unquantized model, by rule of thumb"
     told_otherwise = {
@@ -295,9 +309,12 @@ def _why(verdict: Verdict, place: str) -> str:
 def _needs_note(card: Card, *, timed: bool) -> str:
     told = ["the bars between bad, fair and good are weigh's judgement (docs/card.md)"]
     if card.axes:
-        told.append("index: points for the need's mix of code and general, less the quantization's loss")
+        loss = ", less the quantization's loss" if card.spec else " of the unquantized model"
+        told.append(f"index: points for the need's mix of code and general{loss}")
     if timed:
-        told.append("takes: a typical request of the need to its last token, from an empty cache")
+        told.append(
+            "takes: as estimated, a typical request of the need to its last token, from an empty cache"
+        )
     if card.served:
         told.append("memory and speed are the server's and not judged")
     return "; ".join(told)

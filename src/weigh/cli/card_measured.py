@@ -71,7 +71,7 @@ def axes_grid(card: Card) -> Grid:
         right=("index",),
         prose=("others of its size",),
         note="points of the unquantized model: 10 are one logit, Llama 3.1 8B Instruct stands at 50"
-        " (docs/quality.md); its size: half to twice the parameters",
+        " (docs/quality.md); others: those with published scores and half to twice the parameters",
     )
     for one in card.axes:
         index = f"{one.index.value:.0f} ({one.index.low:.0f}–{one.index.high:.0f})"
