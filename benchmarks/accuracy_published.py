@@ -35,7 +35,8 @@ from peers import VENVS
 
 from weigh.machine.device_sheets import GpuSheet, HostSheet, gpu_sheets, host_sheets
 from weigh.model.catalog import catalog
-from weigh.model.quantization import file_bytes, quantize
+from weigh.model.gguf_size import file_bytes
+from weigh.model.quantization import quantize
 from weigh.units import GB, GIB
 
 PEERS = DATA / "device_peers.csv"

@@ -19,7 +19,8 @@ from weigh.machine.device_sheets import GpuSheet, HostSheet, gpu_sheets, host_sh
 from weigh.machine.devices import backend_of, shown_bytes
 from weigh.machine.target import Backend
 from weigh.model.catalog import catalog
-from weigh.model.quantization import file_bytes, quantize
+from weigh.model.gguf_size import file_bytes
+from weigh.model.quantization import quantize
 from weigh.units import GIB
 
 FOLDER = Path(__file__).with_name("data")

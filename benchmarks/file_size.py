@@ -10,7 +10,8 @@ import argparse
 import sys
 
 from weigh.model.catalog import CatalogEntry, catalog
-from weigh.model.quantization import file_bytes, quantize
+from weigh.model.gguf_size import file_bytes
+from weigh.model.quantization import quantize
 
 # Bytes of GGUF files as their repositories list them (bartowski, Qwen, ggml-org); noted from memory. Those
 # that end in zeros are listed to ten megabytes. True: made with an importance matrix.

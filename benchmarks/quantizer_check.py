@@ -31,7 +31,8 @@ from weigh.errors import NotSupported
 from weigh.model.catalog import catalog
 from weigh.model.config import spec_from_config
 from weigh.model.gguf import read_gguf
-from weigh.model.quantization import ALL_RECIPES, NEED_MATRIX, file_bytes, quantize
+from weigh.model.gguf_size import file_bytes
+from weigh.model.quantization import ALL_RECIPES, NEED_MATRIX, quantize
 from weigh.model.spec import ModelSpec
 from weigh.synth.gguf import write_gguf
 

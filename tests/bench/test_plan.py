@@ -9,7 +9,7 @@ from weigh.bench.plan import Budget, Plan, layer_counts, plan
 from weigh.engines.engine import Settings
 from weigh.estimate.extrapolate import layer_kinds
 from weigh.estimate.speed import Workload
-from weigh.model.quantization import file_bytes
+from weigh.model.gguf_size import file_bytes
 from weigh.model.resolve import resolve
 from weigh.model.spec import MixerKind, ModelSpec
 

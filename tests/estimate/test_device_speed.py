@@ -28,7 +28,8 @@ from weigh.machine.target import Target
 from weigh.machine.target_here import target_here
 from weigh.model.catalog import catalog
 from weigh.model.ggml_types import GgmlType
-from weigh.model.quantization import file_bytes, quantize
+from weigh.model.gguf_size import file_bytes
+from weigh.model.quantization import quantize
 from weigh.model.spec import ModelSpec
 from weigh.units import GIB
 

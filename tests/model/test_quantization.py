@@ -10,14 +10,8 @@ from weigh.errors import NotSupported, UnknownName
 from weigh.model.catalog import catalog
 from weigh.model.config import spec_from_config
 from weigh.model.ggml_types import GgmlType
-from weigh.model.quantization import (
-    ALL_RECIPES,
-    KV_CACHE_TYPES,
-    NEED_MATRIX,
-    RECIPES,
-    file_bytes,
-    quantize,
-)
+from weigh.model.gguf_size import file_bytes
+from weigh.model.quantization import ALL_RECIPES, KV_CACHE_TYPES, NEED_MATRIX, RECIPES, quantize
 from weigh.model.resolve import resolve
 from weigh.model.spec import ModelSpec
 

@@ -19,7 +19,8 @@ from weigh.estimate.site import Site
 from weigh.figure import Basis, Figure
 from weigh.model.breakdown import kv_bytes_per_token
 from weigh.model.catalog import CatalogEntry, catalog
-from weigh.model.quantization import file_bytes, quantize
+from weigh.model.gguf_size import file_bytes
+from weigh.model.quantization import quantize
 from weigh.model.spec import ModelSpec
 from weigh.units import GB
 

@@ -22,7 +22,7 @@ from weigh.estimate.extrapolate import (
 )
 from weigh.estimate.memory import memory
 from weigh.estimate.speed import Workload
-from weigh.model.quantization import file_bytes
+from weigh.model.gguf_size import file_bytes
 from weigh.model.spec import MixerKind, ModelSpec
 from weigh.synth import shortened
 

@@ -76,7 +76,7 @@ def doctor_document(findings: Sequence[Finding]) -> Document:
 
 def model_document(spec: ModelSpec) -> Document:
     from weigh.model.breakdown import breakdown, kv_bytes_per_token
-    from weigh.model.quantization import file_bytes
+    from weigh.model.gguf_size import file_bytes
 
     return {
         "name": spec.name,

@@ -48,7 +48,7 @@ from weigh.estimate.speed import SpeedEstimate, Workload, speed
 from weigh.estimate.work import work
 from weigh.figure import Basis, Figure
 from weigh.machine.target import Backend, Device, Target
-from weigh.model.quantization import file_bytes
+from weigh.model.gguf_size import file_bytes
 from weigh.model.spec import ModelSpec
 
 OFFLOAD_TOKENS = 32  # llama.cpp, ggml-cuda.cu: batches from here on are multiplied on the GPU

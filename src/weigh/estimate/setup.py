@@ -14,7 +14,7 @@ from weigh.estimate.site import Site
 from weigh.estimate.speed import SpeedEstimate, Workload, speed
 from weigh.estimate.work import Work, work
 from weigh.figure import Figure
-from weigh.model.quantization import file_bytes
+from weigh.model.gguf_size import file_bytes
 from weigh.model.spec import ModelSpec
 
 

@@ -114,6 +114,6 @@ def _shelf_note(site: Site) -> str:
 
 
 def _file_bytes(spec: ModelSpec) -> int:
-    from weigh.model.quantization import file_bytes  # a file's own size needs none of the recipes
+    from weigh.model.gguf_size import file_bytes  # a file's own size needs none of the recipes
 
     return file_bytes(spec)
