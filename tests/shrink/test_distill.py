@@ -32,6 +32,9 @@ from weigh.shrink.training_text import held_out, training_windows  # noqa: E402
 
 BOTH = ("distilled", "alone")
 STEP = {"windows": 4, "window_tokens": 32}
+THIRTY_STEPS = Recipe(Shape(layers=2), steps=30, **STEP)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def silent(stage: str, done: float) -> None:
@@ -136,50 +139,72 @@ def test_a_second_call_finds_the_students_and_other_settings_are_refused(
 
 
 _KILLED = """
-import signal, sys, time
+import sys, time
 from pathlib import Path
 from tests.shrink.teachers import TEXTS
-from tests.shrink.test_distill import STEP
+from tests.shrink.test_distill import THIRTY_STEPS
 from weigh.shrink import training
 from weigh.shrink.distill import distill
-from weigh.shrink.recipe import Recipe, Shape
 training.KEEP_S = 0.0
-signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it would be ignored
 def slowly(stage, done):
     print(stage, flush=True); time.sleep(0.05)
-distill(Path(sys.argv[1]), TEXTS, Path(sys.argv[2]), Recipe(Shape(layers=2), steps=30, **STEP), arms=["distilled"],
-        progress=slowly)
+distill(Path(sys.argv[1]), TEXTS, Path(sys.argv[2]), THIRTY_STEPS, arms=["distilled"], progress=slowly)
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_and_gone_on_with_it_gives_the_same_weights(
-    teacher: Path, tmp_path: Path, how: signal.Signals
+@pytest.fixture(scope="module")
+def whole(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The weights of a student that nothing stopped."""
+    out = tmp_path_factory.mktemp("whole")
+    distill(teacher, TEXTS, out, THIRTY_STEPS, arms=["distilled"], progress=silent)
+    return load_file(out / "distilled" / "model.safetensors")
+
+
+def test_killed_and_gone_on_with_it_has_the_same_weights(
+    teacher: Path, whole: dict[str, object], tmp_path: Path
 ) -> None:
-    recipe = Recipe(Shape(layers=2), steps=30, **STEP)
-    distill(teacher, TEXTS, tmp_path / "whole", recipe, arms=["distilled"], progress=silent)
-    command = [sys.executable, "-c", _KILLED, str(teacher), str(tmp_path / "cut")]
+    command = [sys.executable, "-c", _KILLED, str(teacher), str(tmp_path)]
     here = {"cwd": Path(__file__).parents[2], "env": os.environ | {"PYTHONPATH": "."}}
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **here)
     assert child.stdout is not None
     for line in child.stdout:
         if "step 12 " in line:
-            child.send_signal(how)
+            child.send_signal(signal.SIGKILL)
             break
     child.wait(60)
     child.stdout.close()
-    assert not (tmp_path / "cut" / "distilled").exists()
+    assert_goes_on(teacher, tmp_path, whole)
+
+
+def test_interrupted_and_gone_on_with_it_has_the_same_weights(
+    teacher: Path, whole: dict[str, object], tmp_path: Path
+) -> None:
+    def stop(stage: str, done: float) -> None:
+        if "step 12 " in stage:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it would be ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            distill(teacher, TEXTS, tmp_path, THIRTY_STEPS, arms=["distilled"], progress=stop)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert_goes_on(teacher, tmp_path, whole)
+
+
+def assert_goes_on(teacher: Path, out: Path, whole: dict[str, object]) -> None:
+    assert not (out / "distilled").exists()
     steps: list[float] = []
     distill(
         teacher,
         TEXTS,
-        tmp_path / "cut",
-        recipe,
+        out,
+        THIRTY_STEPS,
         arms=["distilled"],
         progress=lambda _, done: steps.append(done),
     )
     assert 5 < len(steps) < 25
-    whole, cut = (load_file(tmp_path / name / "distilled" / "model.safetensors") for name in ("whole", "cut"))
+    cut = load_file(out / "distilled" / "model.safetensors")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
