@@ -196,9 +196,9 @@ def runs(data: bytes) -> None:
     quality_table(judged, origins=True)
     as_csv(measured, judged)
     as_markdown(measured, judged)
-    beside = compare(measured)
+    beside = compare(measured, judged)
     json.dumps(compared_document(beside), allow_nan=False)
-    page(beside, 1.0)
+    page(beside, 1.0, judged)
 
 
 def _looked_at(spec: object) -> None:

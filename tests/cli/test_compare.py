@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.store.quality import ON_CODE, figure, later
 from tests.store.samples import BENCH, bench, faster
 from weigh.cli import main
 from weigh.store import Store
 from weigh.store.exchange import export, take_in
 from weigh.store.measurement import Measured, Measurement, save
+from weigh.store.quality_result import save as save_quality
 
 
 def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -90,6 +93,46 @@ def test_published_quality_is_shown_as_published(capsys: pytest.CaptureFixture[s
     assert "quality (published)" in out
     assert "on the front of speed, memory and quality" in out
     assert out.count("▶") == 3  # both, and the note: the slower one is the better one
+
+
+def test_quality_measured_on_the_same_goes_before_published(
+    capsys: pytest.CaptureFixture[str], store: Store
+) -> None:
+    names = ("Qwen2.5-Coder-7B-Instruct", "Qwen2.5-Coder-14B-Instruct")
+    save(store, bench(0, model=names[0]))
+    save(store, faster(0.5, 1, model=names[1]))
+    on_code = [replace(ON_CODE, model=replace(ON_CODE.model, name=name)) for name in names]
+    worse = replace(ON_CODE.measures[0], figure=figure(1.5, 1.4, 1.6, "bits/byte"))
+    on_code[1] = later(on_code[1], 1, measures=(worse,))
+    save_quality(store, on_code)
+    code, out, _ = ask(capsys, "coder-7b", "coder-14b")
+    assert code == 0
+    assert "quality (measured: bits per byte on the repository mine)" in out
+    assert "1.5 (1.4–1.6)" in out
+    assert out.count("▶") == 2  # the first, which is faster and needs fewer bits, and the note
+    document = json.loads(ask(capsys, "coder-7b", "coder-14b", "--json")[1])
+    assert document["front_quality"] == "measured: bits per byte on the repository mine"
+    assert [point["quality"]["value"] for point in document["front"]] == [1.0, 1.5]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"material": replace(ON_CODE.material, digest="another commit")},
+        {"material": replace(ON_CODE.material, text_bytes=1000)},
+        {"model": replace(ON_CODE.model, name="Qwen2.5-Coder-14B-Instruct", quantization="Q8_0")},
+    ],
+    ids=["another commit", "less of it", "another quantization"],
+)
+def test_quality_measured_on_something_else_is_not_compared(
+    changes: dict[str, Any], capsys: pytest.CaptureFixture[str], store: Store
+) -> None:
+    names = ("Qwen2.5-Coder-7B-Instruct", "Qwen2.5-Coder-14B-Instruct")
+    save(store, bench(0, model=names[0]))
+    save(store, faster(0.5, 1, model=names[1]))
+    one, other = (replace(ON_CODE, model=replace(ON_CODE.model, name=name)) for name in names)
+    save_quality(store, [one, later(other, 1, **changes)])
+    assert "quality (published)" in ask(capsys, "coder-7b", "coder-14b")[1]
 
 
 def test_the_newest_of_a_model_counts_and_an_import_by_its_id_only(

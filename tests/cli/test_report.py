@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from tests.store.quality import DIVERGED, ON_CODE, ON_TASKS, later
 from tests.store.samples import bench, faster
 from weigh.cli import main
 from weigh.machine import probe
 from weigh.store import Store
 from weigh.store.exchange import take_in
 from weigh.store.measurement import Measured, save
+from weigh.store.quality_result import save as save_quality
 
 FOREIGN = Path(__file__).parents[1] / "store" / "foreign"
 VOID = {"meta"}
@@ -181,3 +184,16 @@ def test_bad_files_get_one_clear_line(
     err = capsys.readouterr().err
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_measured_quality_has_a_table_and_is_a_report_alone(store: Store, tmp_path: Path) -> None:
+    hostile = replace(ON_CODE.model, name="<script>alert(1)</script>")
+    save_quality(store, [DIVERGED, ON_TASKS, later(ON_CODE, 5, model=hostile)])
+    page = Page(written(tmp_path))
+    assert "script" not in page.tags
+    words = " ".join(page.words)
+    assert "text prose, against Model-1B:F16" in words
+    assert "pass@1 debugging" in words
+    assert "50 (30–70) %" in words
+    assert words.count("perplexity 2026-09-21 14:13 9.5") == 1  # without an interval
+    assert page.tags.count("tr") == 1 + sum(len(one.measures) for one in (DIVERGED, ON_TASKS, ON_CODE))

@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from weigh.advise.same_material import SharedQuality, shared_quality
 from weigh.errors import BadInput, UnknownName
 from weigh.figure import Basis, Figure
 from weigh.median import interval_confidence
 from weigh.store.fields import Scalar
 from weigh.store.measurement import Measured, Measurement, beginning_with, measurements
+from weigh.store.quality_result import QualityResult
 from weigh.store.store import Store
 
 MOST_COMPARED = 20
@@ -61,8 +63,8 @@ class Point:
     """A measurement by decode speed and memory.
 
     Attributes:
-        quality: index of the catalog's model after its quantization's loss, in points; None where no score
-            was published.
+        quality: what was measured, where all were measured on the same (`Comparison.measured_quality`); else the
+            index of the catalog's model after its quantization's loss, in points, where a score was published.
         headline: the published score to show, as `HumanEval+ 84.1`; "" without one.
         on_front: no other is as good in everything and better in something.
     """
@@ -82,7 +84,9 @@ class Comparison:
     alone: of each, the number of quantities that no other measured so.
     differences: settings, machines and engines that are not equal, by name, in the measurements' order.
     points: those with a decode speed and a memory.
-    by_quality: whether the front counts quality, which needs a published score of all of them.
+    by_quality: whether the front counts quality, which needs all of them measured on the same, or a published score
+        of all of them.
+    measured_quality: what `weigh quality` measured of all points; None where they have nothing in common.
     """
 
     measurements: tuple[Measurement, ...]
@@ -91,6 +95,12 @@ class Comparison:
     differences: dict[str, tuple[str, ...]]
     points: tuple[Point, ...]
     by_quality: bool
+    measured_quality: SharedQuality | None
+
+    @property
+    def quality_said(self) -> str:
+        """What the quality of the points is: `measured: share of tasks passed weigh`, or `published`."""
+        return f"measured: {self.measured_quality.said}" if self.measured_quality else "published"
 
 
 def picked(store: Store, asked: str) -> Measurement:
@@ -118,20 +128,36 @@ def picked(store: Store, asked: str) -> Measurement:
     return beginning_with(store, named[0].id)[0]
 
 
-def compare(found: Sequence[Measurement]) -> Comparison:
-    """The first is what the others are held against."""
+def compare(found: Sequence[Measurement], results: Sequence[QualityResult] = ()) -> Comparison:
+    """The first is what the others are held against; `results` of measured quality, newest first."""
     by_key = [{_key(measured): measured for measured in one.measured} for one in found]
     keys = list(dict.fromkeys(key for measured in by_key for key in measured))
     shared = [key for key in keys if sum(key in measured for measured in by_key) > 1]
     points = _points(found)
+    named = [(point.measurement.model, point.measurement.quantization) for point in points]
+    measured = shared_quality(named, results) if len(points) > 1 else None
+    if measured is not None:
+        points = [
+            replace(point, quality=figure) for point, figure in zip(points, measured.figures, strict=True)
+        ]
     by_quality = len(points) > 1 and all(point.quality is not None for point in points)
+    less_is_better = measured is not None and measured.less_is_better
     return Comparison(
         measurements=tuple(found),
         rows=tuple(_row([measured.get(key) for measured in by_key]) for key in shared),
         alone=tuple(sum(key not in shared for key in measured) for measured in by_key),
         differences=_differences(found),
-        points=tuple(_judged(point, points, by_quality) for point in points),
+        points=tuple(
+            replace(
+                point,
+                on_front=not any(
+                    _dominates(other, point, by_quality, less_is_better=less_is_better) for other in points
+                ),
+            )
+            for point in points
+        ),
         by_quality=by_quality,
+        measured_quality=measured,
     )
 
 
@@ -243,23 +269,13 @@ def _quality(one: Measurement) -> tuple[Figure | None, str]:
     return judged.score, judged.headline
 
 
-def _judged(point: Point, points: Sequence[Point], by_quality: bool) -> Point:
-    on_front = not any(_dominates(other, point, by_quality) for other in points)
-    return Point(
-        point.measurement,
-        point.decode_tokens_per_s,
-        point.memory_bytes,
-        point.quality,
-        point.headline,
-        on_front,
-    )
-
-
-def _dominates(one: Point, other: Point, by_quality: bool) -> bool:
-    mine, theirs = _goodness(one, by_quality), _goodness(other, by_quality)
+def _dominates(one: Point, other: Point, by_quality: bool, *, less_is_better: bool) -> bool:
+    mine, theirs = (_goodness(point, by_quality, less_is_better) for point in (one, other))
     return mine != theirs and all(a >= b for a, b in zip(mine, theirs, strict=True))
 
 
-def _goodness(point: Point, by_quality: bool) -> tuple[float, ...]:
+def _goodness(point: Point, by_quality: bool, less_is_better: bool) -> tuple[float, ...]:
     known = (point.decode_tokens_per_s.value, -point.memory_bytes.value)
-    return (*known, point.quality.value) if by_quality and point.quality else known
+    if not by_quality or point.quality is None:
+        return known
+    return (*known, -point.quality.value if less_is_better else point.quality.value)

@@ -23,6 +23,7 @@ def compare(asked: tuple[str, ...], plot: str | None, as_json: bool) -> int:
     from weigh.advise.compare import MOST_COMPARED, picked
     from weigh.advise.compare import compare as side_by_side
     from weigh.store import Store
+    from weigh.store.quality_result import quality_results
 
     if not 1 < len(asked) <= MOST_COMPARED:
         raise click.UsageError(f"give two to {MOST_COMPARED} measurements")
@@ -34,7 +35,7 @@ def compare(asked: tuple[str, ...], plot: str | None, as_json: bool) -> int:
     chosen = {one.id: one for one in (picked(store, name) for name in asked)}
     if len(chosen) < 2:
         raise click.UsageError("these are one and the same measurement")
-    found = side_by_side(list(chosen.values()))
+    found = side_by_side(list(chosen.values()), quality_results(store))
     drawn = plot is not None and bool(found.points)
     if plot is not None and drawn:
         picture.draw_front(found, Path(plot))

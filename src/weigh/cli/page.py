@@ -12,14 +12,16 @@ from weigh import units
 from weigh.cli import svg
 from weigh.cli.html import document, facts, table, text
 from weigh.cli.render import interval
-from weigh.cli.screens.compare import letters
+from weigh.cli.screens.compare import letters, quality_in_words
 from weigh.cli.screens.curve import depths, short
+from weigh.cli.screens.quality_kept import measured_on, with_interval
 from weigh.cli.screens.quantities import at, in_words, said
 from weigh.cli.svg import Dot, Series, Span, Words
 
 if TYPE_CHECKING:
     from weigh.advise.compare import Comparison
     from weigh.store.measurement import Measured, Measurement
+    from weigh.store.quality_result import QualityResult
 
 MOST_SPANS = 200  # requests on a time line
 MOST_DOTS = 600  # gaps of a benchmark
@@ -27,16 +29,18 @@ MOST_SERIES = 8  # lines of one plot
 LEAST_FOR_PERCENTILES = 20  # samples
 
 
-def page(found: Comparison, made_unix_s: float) -> str:
-    """The whole document; each measurement has a part of its own."""
+def page(found: Comparison, made_unix_s: float, results: Sequence[QualityResult] = ()) -> str:
+    """The whole document; each measurement has a part of its own, and quality a table."""
     numbers = (f"p{number}" for number in count(1))
     machines = dict.fromkeys(_machine(one) for one in found.measurements)
+    of = f", of {text(', '.join(machines))}" if machines else ""
     parts = [
         "<h1>What was measured</h1>",
-        f'<p class="faint">Written by weigh on {_when(made_unix_s)}, of {text(", ".join(machines))}. '
+        f'<p class="faint">Written by weigh on {_when(made_unix_s)}{of}. '
         "Values are medians, each with the interval that holds it in 8 of 10 cases.</p>",
-        _summary(found.measurements),
+        _summary(found.measurements) if found.measurements else "",
         _front(found, numbers),
+        _quality(results),
         *(_section(one, numbers) for one in found.measurements),
     ]
     return document("weigh: what was measured", filter(None, parts))
@@ -77,7 +81,7 @@ def _front(found: Comparison, numbers: Iterator[str]) -> str:
         )
         for point in found.points
     )
-    counted = "speed, memory and published quality" if found.by_quality else "speed and memory"
+    counted = f"speed, memory and quality ({found.quality_said})" if found.by_quality else "speed and memory"
     words = Words(
         "Decode speed against peak memory",
         f"Each measurement by its peak memory in GiB and decode speed in tokens/s; filled ones are on the front"
@@ -91,14 +95,43 @@ def _front(found: Comparison, numbers: Iterator[str]) -> str:
             text(point.measurement.name),
             text(interval(point.decode_tokens_per_s)),
             text(interval(point.memory_bytes)),
-            text(f"{point.headline} (published)" if point.headline else ""),
+            text(quality_in_words(found, point)),
             "yes" if point.on_front else "",
         )
         for point in found.points
     ]
-    heads = ("", "model", "decode tokens/s", "peak memory", "quality", f"on the front of {counted}")
+    heads = (
+        "",
+        "model",
+        "decode tokens/s",
+        "peak memory",
+        f"quality ({found.quality_said})",
+        f"on the front of {counted}",
+    )
     chart = svg.plot(next(numbers), words, [Series("measurements", dots, joined=False)])
     return f"<h2>Speed against memory</h2>\n{_figure(words, chart)}\n{table('', heads, rows)}"
+
+
+def _quality(results: Sequence[QualityResult]) -> str:
+    """Every figure of every result."""
+    if not results:
+        return ""
+    rows = [
+        (
+            text(one.model.label),
+            text(measured_on(one)),
+            text(" ".join(filter(None, (measure.name.replace("_", " "), measure.of.replace("_", " "))))),
+            text(one.origin.who if one.origin else ""),
+            f'<span class="whole">{_when(one.when_unix_s)}</span>',
+            text(with_interval(measure.figure)),
+            f"{measure.count:,}",
+        )
+        for one in results
+        for measure in one.measures
+    ]
+    heads = ("model", "measured on", "figure", "from", "when (UTC)", "value (80 % interval)", "rests on")
+    shown = table("Each rests on so many files, windows, lines or tasks", heads, rows, range(5, 7))
+    return f"<h2>Quality</h2>\n{shown}"
 
 
 # --- one of them -------------------------------------------------------------------------------------

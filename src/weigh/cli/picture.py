@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weigh import units
-from weigh.cli.screens.compare import lettered
+from weigh.cli.screens.compare import lettered, quality_in_words
 from weigh.cli.screens.curve import depths, heading, short, ticks
 from weigh.errors import BadInput
 
@@ -98,7 +98,8 @@ def draw_front(found: Comparison, path: Path) -> None:
         memory, decode = point.memory_bytes, point.decode_tokens_per_s
         x, y = memory.value / units.GIB, decode.value
         name = point.measurement.name.replace("$", r"\$")  # else taken for a formula
-        published = f", {point.headline} (published)" if point.headline else ""
+        judged = quality_in_words(found, point)
+        quality = f", {judged} ({found.quality_said})" if judged else ""
         drawn = axes.errorbar(
             [x],
             [y],
@@ -106,7 +107,7 @@ def draw_front(found: Comparison, path: Path) -> None:
             yerr=[[y - decode.low], [decode.high - y]],
             marker="o",
             linestyle="none",
-            label=f"{letter}  {name}{published}",
+            label=f"{letter}  {name}{quality}",
         )
         if not point.on_front:
             drawn.lines[0].set_markerfacecolor("white")
@@ -117,7 +118,7 @@ def draw_front(found: Comparison, path: Path) -> None:
     page.legend(loc="outside lower center", fontsize="small", frameon=False)
     axes.set_xlabel("peak memory (GiB)")
     axes.set_ylabel("decode speed (tokens/s)")
-    counted = "speed, memory and published quality" if found.by_quality else "speed and memory"
+    counted = "speed, memory and quality" if found.by_quality else "speed and memory"
     page.suptitle(f"measured, 80 % intervals; filled: on the front of {counted}", fontsize="medium")
     _save(page, path)
 

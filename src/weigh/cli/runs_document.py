@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -61,9 +62,21 @@ def history_document(
 
 
 def quality_document(one: QualityResult) -> Document:
-    """Without its pieces, which an export holds."""
+    """Without its pieces, which an export holds; an end of an interval that is not known is null."""
     origin = asdict(one.origin) if one.origin else None
-    return {"id": one.id, "origin": origin} | one.to_json(pieces=False)
+    measures = [
+        {
+            "name": measure.name,
+            "of": measure.of or None,
+            "figure": {
+                key: None if value in (math.inf, -math.inf) else value
+                for key, value in measure.figure.to_json().items()
+            },
+            "count": measure.count,
+        }
+        for measure in one.measures
+    ]
+    return {"id": one.id, "origin": origin} | one.to_json(pieces=False) | {"measures": measures}
 
 
 def run_document(run: Run) -> Document:
@@ -115,6 +128,7 @@ def compared_document(found: Comparison) -> Document:
             for point in found.points
         ],
         "front_counts_quality": found.by_quality,
+        "front_quality": found.quality_said if any(point.quality for point in found.points) else None,
     }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from weigh import units
 from weigh.cli.render import UNLIMITED, Bold, Grid, interval, screen_width, show
+from weigh.cli.screens.quality_kept import with_interval
 from weigh.cli.screens.quantities import at, in_words, said
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def _differences(found: Comparison) -> Grid:
 
 
 def _front(found: Comparison) -> Grid:
-    quality = ("quality (published)",) if any(point.headline for point in found.points) else ()
+    known = found.measured_quality or any(point.headline for point in found.points)
+    quality = (f"quality ({found.quality_said})",) if known else ()
     front = "of speed, memory and quality" if found.by_quality else "of speed and memory"
     table = Grid(
         ("", "", "decode tok/s", "peak memory", *quality),
@@ -98,9 +100,14 @@ def _front(found: Comparison) -> Grid:
             "▶" if point.on_front else "",
             interval(point.decode_tokens_per_s),
             interval(point.memory_bytes),
-            *([point.headline or "none"] if quality else []),
+            *([quality_in_words(found, point) or "none"] if quality else []),
         )
     return table
+
+
+def quality_in_words(found: Comparison, point: Point) -> str:
+    """What was measured, with its interval; else the published score; "" without either."""
+    return with_interval(point.quality) if found.measured_quality and point.quality else point.headline
 
 
 def lettered(found: Comparison) -> list[tuple[str, Point]]:

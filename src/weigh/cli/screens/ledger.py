@@ -33,7 +33,7 @@ _MEASURED = {
     "peak_memory_bytes": "peak memory",
 }
 _MEASURED_NOTE = "median (80 % interval of it) of the first condition measured"
-_NOTHING = "no such runs in the ledger; `weigh try MODEL` makes one, `weigh bench MODEL` and `weigh quality MODEL` measure"
+_NOTHING = "no such runs in the ledger; `weigh try MODEL` makes one; `weigh bench MODEL` and `weigh quality MODEL` measure"
 
 
 _NOTE = "estimated → measured, error of the estimate; * outside its 80 % interval"
@@ -129,10 +129,10 @@ def _beside(quantity: Quantity, unit: str) -> str:
 
 def show_imported(found: Imported) -> None:
     known = f"; {found.known} known already" if found.known else ""
-    held = _held(found.runs, found.measurements, found.results)
+    counted = held(found.runs, found.measurements, found.results)
     whose = f"from {found.origin.who} ({found.origin.file})" if found.origin else "as your own"
     written = f", written by {found.format}" if found.format != "weigh" else ""
-    show(Bold(held or "0 runs"), f" imported {whose}{written}{known}")
+    show(Bold(counted or "0 runs"), f" imported {whose}{written}{known}")
     if found.added:
         show("\nSee them  ", Bold("weigh history --all-origins" if found.origin else "weigh history"))
 
@@ -142,11 +142,11 @@ def show_exported(
 ) -> None:
     """Of the formats only JSON holds runs."""
     kept = runs if path.suffix.lower() == ".json" else ()
-    held = _held(len(kept), len(measurements), len(results))
-    show(Bold(held or "0 runs"), f" written to {path}; the machine is named, and nobody")
+    counted = held(len(kept), len(measurements), len(results))
+    show(Bold(counted or "0 runs"), f" written to {path}; the machine is named, and nobody")
 
 
-def _held(runs: int, measurements: int, results: int) -> str:
+def held(runs: int, measurements: int, results: int) -> str:
     """`3 runs, 1 measurement and 2 quality results`."""
     counts = (_count(runs, "run"), _count(measurements, "measurement"), _count(results, "quality result"))
     *first, last = [count for count in counts if count] or [""]

@@ -80,6 +80,11 @@ def _units(one: QualityResult) -> str:
     return f" ({first.count:,} {unit})"
 
 
+def with_interval(figure: Figure) -> str:
+    """`0.61 (0.58–0.64)`; a share in percent; the value alone where its interval is not known."""
+    return f"{_between(figure, 100)} %" if figure.unit == "share" else _between(figure, 1)
+
+
 def _between(figure: Figure, scale: int) -> str:
     value, low, high = (f"{end * scale:.3g}" for end in (figure.value, figure.low, figure.high))
     return f"{value} ({low}–{high})" if math.isfinite(figure.low) and math.isfinite(figure.high) else value
