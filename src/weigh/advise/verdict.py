@@ -258,13 +258,13 @@ def _by_tasks(passed: Sequence[Passed]) -> _Answers:
 
 def _by_index(subject: Subject, task: Task, judged: Quality) -> _Answers:
     limits, score = bars(task), judged.score
-    said = f"index {_points(score)}; fair from {limits.fair:.0f}, good from {limits.good:.0f}"
+    said = f"index {_points(score)}; fair from {limits.fair:g}, good from {limits.good:g}"
     if subject.catalog_id is not None:
         if subject.evidence.of(task).moves(subject.catalog_id):
             said += " (moved by tasks measured here)"
         return *_banded(score, limits.fair, limits.good), said, judged.basis
     if score.high < limits.fair:
-        size = f"by its size alone an index of at most {score.high:.0f}; fair from {limits.fair:.0f}"
+        size = f"by its size alone an index of at most {score.high:.0f}; fair from {limits.fair:g}"
         return Grade.BAD, None, size, Basis.RULE_OF_THUMB
     return Grade.UNKNOWN, None, "no score of it is known, and its size alone does not tell", None
 

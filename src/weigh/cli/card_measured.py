@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from weigh.cli.render import Grid
+from weigh.cli.render import Grid, interval
 from weigh.cli.screens.facts import facts_grid
 from weigh.cli.screens.quantities import at, in_words
 from weigh.figure import Basis, Figure
@@ -170,7 +170,8 @@ def _found(one: QualityResult) -> str:
     told = []
     for measure in one.measures:
         if form := _NUMBERS.get(measure.name):
-            told.append(form.format(_ends(measure.figure, "{:.3g}")))
+            value, low, high = _known(measure.figure)
+            told.append(form.format(interval(replace(measure.figure, value=value, low=low, high=high))))
         elif form := _SHARES.get(measure.name):
             told.append(form.format(_percent(measure.figure)))
         elif measure.name == "pass@1" and not measure.of:
@@ -181,17 +182,15 @@ def _found(one: QualityResult) -> str:
 
 
 def _percent(share: Figure) -> str:
-    return _ends(
-        replace(share, value=100 * share.value, low=100 * share.low, high=100 * share.high), "{:.0f}", " %"
-    )
+    value, low, high = (f"{100 * end:.0f}" for end in _known(share))
+    return f"{value} %" if low == high else f"{value} % ({low}–{high})"
 
 
-def _ends(figure: Figure, form: str, unit: str = "") -> str:
-    """An interval of which an end is not known is left out."""
-    value = form.format(figure.value) + unit
-    if not (math.isfinite(figure.low) and math.isfinite(figure.high)):
-        return value
-    return f"{value} ({form.format(figure.low)}–{form.format(figure.high)})"
+def _known(figure: Figure) -> tuple[float, float, float]:
+    """Value and ends; an interval of which an end is not known is left out."""
+    if math.isfinite(figure.low) and math.isfinite(figure.high):
+        return figure.value, figure.low, figure.high
+    return figure.value, figure.value, figure.value
 
 
 def _day(unix_s: float) -> str:
