@@ -14,8 +14,12 @@ from tests.cli.test_report import Page
 from tests.store.quality import DIVERGED, ON_TASKS, figure
 from tests.store.samples import bench
 from tests.tiny_models import tiny_llama
+from weigh.advise.card import name_and_recipe
 from weigh.advise.needs import TASKS
 from weigh.bench.here import Here
+from weigh.engines.engine import Limits, Settings
+from weigh.engines.http_session import HttpSession
+from weigh.engines.llama_cpp import EmbeddedLlamaCpp
 from weigh.machine import probe
 from weigh.model.fingerprint import fingerprint
 from weigh.model.ggml_types import GgmlType
@@ -189,21 +193,37 @@ def test_cards_as_files(
 
 
 def test_a_served_model_is_known_by_its_name_alone(
-    capsys: pytest.CaptureFixture[str], calibrated: Here, tiny: Path
+    capsys: pytest.CaptureFixture[str], calibrated: Here, tiny: Path, tmp_path: Path
 ) -> None:
-    from weigh.engines.engine import Limits, Settings
-    from weigh.engines.http_session import HttpSession
-    from weigh.engines.llama_cpp import EmbeddedLlamaCpp
-
-    with EmbeddedLlamaCpp().start(tiny, Settings(context_tokens=256, threads=1), Limits()) as session:
+    file = tmp_path / "Qwen2.5-Coder-7B-Instruct-Q4_K_M.gguf"
+    file.write_bytes(tiny.read_bytes())
+    with EmbeddedLlamaCpp().start(file, Settings(context_tokens=256, threads=1), Limits()) as session:
         assert isinstance(session, HttpSession)
         (card,) = answer(capsys, "quality", session.url, "--card")["cards"]
         code, out, _ = ask(capsys, "quality", session.url, "--card")
-    assert card["identity"]["served"]["context_tokens"] == 256
-    assert card["sizes"] == []
-    assert {one["verdict"] for one in card["needs"]} == {"unknown"}
+    identity = card["identity"]
+    assert (identity["catalog_id"], identity["by_name_only"]) == ("Qwen/Qwen2.5-Coder-7B-Instruct", True)
+    assert (identity["served"]["context_tokens"], card["quantization"]) == (256, "Q4_K_M")
+    assert (card["sizes"], card["machine"]) == ([], None)
+    assert needs(card)["unit-tests"]["verdict"] == "good"
+    assert not any(one["in_its_way"] or one["request_s"] for one in card["needs"])
     assert code == 0
+    assert "if the server's name for it is true" in out
     assert "memory and speed are the server's and not judged" in out
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "recipe"),
+    [
+        ("Qwen3-8B", "Qwen3-8B", ""),
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B", ""),
+        ("/models/Qwen3-8B-Q4_K_M.gguf", "Qwen3-8B", "Q4_K_M"),
+        ("qwen3-8b.q8_0", "qwen3-8b", "Q8_0"),
+        ("Q4_K_M-of-mine", "Q4_K_M-of-mine", ""),
+    ],
+)
+def test_what_a_servers_name_for_a_file_says(said: str, name: str, recipe: str) -> None:
+    assert name_and_recipe(said) == (name, recipe)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from weigh.estimate.speed import Workload
 from weigh.figure import Basis, Figure
 from weigh.model.catalog import CatalogEntry, catalog, entry_called, entry_of
 from weigh.model.fingerprint import fingerprint
+from weigh.model.variants import said_quantization
 from weigh.store.measurement import Measurement, measurements
 from weigh.store.quality_result import QualityResult, Way, quality_results
 
@@ -185,20 +186,22 @@ def card(
 
 def served_card(model: ServedModel, url: str, store: Store, here: Here) -> Card:
     """Of what a server has: its name there may be a catalog model's, which is all there is to go by."""
-    entry = entry_called(model.model)
+    called, recipe = name_and_recipe(model.model)
+    entry = entry_called(called)
     results = [one for one in quality_results(store) if one.model.name == model.model]
     parameters = entry.spec().parameters if entry and not entry.unsupported else None
     known = traits(entry.id) if entry else None
     subject = Subject(
         catalog_id=entry.id if entry and known else None,
         parameters=parameters,
-        passed=_passed(results, ""),
+        quantization=recipe,
+        passed=_passed(results, recipe),
         evidence=evidence(store),
     )
     return Card(
         asked=url,
         name=model.model,
-        quantization="",
+        quantization=recipe,
         entry=entry,
         by_name_only=entry is not None,
         traits=known,
@@ -213,6 +216,16 @@ def served_card(model: ServedModel, url: str, store: Store, here: Here) -> Card:
         results=tuple(results),
         verdicts=verdicts(subject),
     )
+
+
+def name_and_recipe(said: str) -> tuple[str, str]:
+    """`Qwen3-8B` and `Q4_K_M` of `Qwen3-8B-Q4_K_M.gguf`, as servers of files call them; "" where none is said."""
+    file = said.endswith(".gguf")  # with its folder, which is no organisation
+    stem = said.removesuffix(".gguf").rpartition("/")[2] if file else said
+    recipe = said_quantization(stem.rpartition("/")[2])
+    if not recipe or not stem.upper().endswith(recipe):
+        return stem, ""
+    return stem[: -len(recipe)].rstrip("-._/"), recipe
 
 
 # --- sizes -------------------------------------------------------------------------------------------

@@ -162,7 +162,8 @@ def _catalog(card: Card) -> str:
         return "not a model of weigh's catalog: nothing is published of it that weigh knows"
     family = f"{card.entry.id} (family {card.entry.family})"
     if card.by_name_only:
-        return f"{family}, if the server's name for it is true; its quantization is not told"
+        untold = "" if card.quantization else ", and its quantization is not told"
+        return f"{family}, if the server's name for it is true{untold}"
     if card.spec is not None and card.spec.file is not None:
         return f"{family}, by the file's name and shapes; a further trained copy would look the same"
     return family
@@ -289,10 +290,11 @@ def _needs(card: Card, width: int) -> Grid:
 
 
 def _grouped(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
-    """Those that one reason rules out go together; the rest one by one."""
+    """Those that one reason rules out, or leaves open, go together; the rest one by one."""
     found: dict[object, list[Verdict]] = {}
     for one in verdicts:
-        found.setdefault(one.reason if one.unfit else one.need.task.name, []).append(one)
+        nothing_more = one.basis is None and not one.shortfalls and one.request_s is None
+        found.setdefault(one.reason if one.unfit or nothing_more else one.need.task.name, []).append(one)
     return list(found.values())
 
 
@@ -309,7 +311,7 @@ def _why(verdict: Verdict, place: str) -> str:
 def _needs_note(card: Card, *, timed: bool) -> str:
     told = ["the bars between bad, fair and good are weigh's judgement (docs/card.md)"]
     if card.axes:
-        loss = ", less the quantization's loss" if card.spec else " of the unquantized model"
+        loss = ", less the quantization's loss" if card.quantization else " of the unquantized model"
         told.append(f"index: points for the need's mix of code and general{loss}")
     if timed:
         told.append(
