@@ -10,7 +10,8 @@ import pytest
 from tests.cli.test_commands import answer, ask
 from weigh import units
 from weigh.errors import BadInput
-from weigh.estimate.quality import loss_points, quantization_loss
+from weigh.estimate.quality import loss_points
+from weigh.estimate.quantization_loss import quantization_loss
 from weigh.estimate.returns import RECIPES, doublings, same_bytes
 
 CODING = {"code": 0.85, "general": 0.15}

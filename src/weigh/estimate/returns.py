@@ -18,7 +18,8 @@ from typing import Any
 
 from weigh import units
 from weigh.errors import BadInput
-from weigh.estimate.quality import loss_points, quantization_loss
+from weigh.estimate.quality import loss_points
+from weigh.estimate.quantization_loss import loss_table, quantization_loss
 from weigh.figure import Basis, Figure
 
 RECIPES = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16")
@@ -189,17 +190,14 @@ def _weights_bytes(parameters: int, recipe: str) -> int:
 
 def _bits_per_weight(recipe: str) -> float:
     """Of Llama 3 8B's file; smaller models hold more of their bytes in embeddings, which some recipes spare."""
-    known: dict[str, float] = _data("quality_loss.json")["bits_per_weight"]
+    known: Mapping[str, float] = loss_table()["bits_per_weight"]
     if recipe not in known:
         raise BadInput(f"{recipe}: its size is not known here", hint=f"one of {', '.join(known)}")
     return known[recipe]
 
 
-def _curves() -> dict[str, Any]:
-    found: dict[str, Any] = _data("quality_returns.json")
-    return found
-
-
 @cache
-def _data(name: str) -> Any:
-    return json.loads(files("weigh.data").joinpath(name).read_text(encoding="utf-8"))
+def _curves() -> dict[str, Any]:
+    path = files("weigh.data").joinpath("quality_returns.json")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
