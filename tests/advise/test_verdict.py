@@ -117,6 +117,12 @@ def test_a_model_of_the_wrong_kind_is_ruled_out_whatever_its_score(
     assert found.reason.startswith(reason)
 
 
+def test_a_base_model_that_was_seen_to_do_it_is_not_ruled_out() -> None:
+    base = Subject(None, 10**9, habits=FileHabits(False, False), passed=passed("review", 0.9, 19))
+    assert of(base, "code-review").grade is Grade.GOOD
+    assert of(base, "chat").unfit
+
+
 def test_the_machine_holds_back_and_is_told_apart_from_the_answers() -> None:
     spec = resolve("qwen2.5-coder-7b:Q8_0")
     fast = verdicts(coder(), spec, Site(target_named("RTX 4090")))

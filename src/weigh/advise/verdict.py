@@ -1,8 +1,8 @@
 """What a model is good and bad for: each need graded by the best evidence there is, and by nothing else.
 
-First whether the model is of a kind that does it at all; then the share of this need's tasks it was measured to
-solve; else its quality index; and where nobody has published a score of it, its size alone, which can rule a
-model out but never in. What then keeps it from the need here (memory, context, speed, wait) is what
+First the share of this need's tasks it was measured to solve; else whether it is of a kind that does it at all;
+else its quality index; and where nobody has published a score of it, its size alone, which can rule a model out
+but never in. What then keeps it from the need here (memory, context, speed, wait) is what
 `weigh.advise.search` says of any setup. The bars are judgements, with their reasons in docs/card.md.
 """
 
@@ -180,8 +180,9 @@ def _verdict(subject: Subject, wanted: Need, setup: SetupEstimate | None) -> Ver
     judged = subject.quality_for(task)
     asked = ((group, task.fim) for group in EVIDENCE.get(task.name, ()))
     passed = tuple(subject.passed[one] for one in asked if one in subject.passed)
-    unfit = _unfit(subject, task)
-    answers, may_be, reason, basis = unfit or _answers(subject, task, judged, passed)
+    shown = _by_tasks(passed)
+    unfit = None if shown else _unfit(subject, task)
+    answers, may_be, reason, basis = shown or unfit or _by_index(subject, task, judged)
     missed: tuple[Shortfall, ...] = ()
     request_s = None
     if setup is not None:
@@ -204,17 +205,8 @@ def _verdict(subject: Subject, wanted: Need, setup: SetupEstimate | None) -> Ver
     )
 
 
+# Grade of what it writes, what else that may be, why, and on which evidence.
 _Answers = tuple[Grade, Grade | None, str, Basis | None]
-
-
-def _answers(subject: Subject, task: Task, judged: Quality | None, passed: Sequence[Passed]) -> _Answers:
-    """Grade of what it writes, what else it may be, why, and on which evidence."""
-    enough = [one for one in passed if one.tasks >= LEAST_TASKS]
-    if enough:
-        return _by_tasks(enough)
-    if judged is None:
-        return Grade.UNKNOWN, None, "neither its size nor a score is known", None
-    return _by_index(subject, task, judged)
 
 
 def _unfit(subject: Subject, task: Task) -> _Answers | None:
@@ -243,8 +235,11 @@ def _unfit(subject: Subject, task: Task) -> _Answers | None:
     return None
 
 
-def _by_tasks(passed: Sequence[Passed]) -> _Answers:
-    """The group passed least decides: a need is done when all of its work is."""
+def _by_tasks(passed: Sequence[Passed]) -> _Answers | None:
+    """The group passed least decides: a need is done when all of its work is. None where too few were put to it."""
+    passed = [one for one in passed if one.tasks >= LEAST_TASKS]
+    if not passed:
+        return None
     least = min(passed, key=lambda one: one.share.value)
     said = ", ".join(
         f"passes {100 * one.share.value:.0f} % ({100 * one.share.low:.0f}–{100 * one.share.high:.0f})"
@@ -256,7 +251,9 @@ def _by_tasks(passed: Sequence[Passed]) -> _Answers:
     return *_banded(least.share, FAIR_SHARE, GOOD_SHARE), said, Basis.MEASURED
 
 
-def _by_index(subject: Subject, task: Task, judged: Quality) -> _Answers:
+def _by_index(subject: Subject, task: Task, judged: Quality | None) -> _Answers:
+    if judged is None:
+        return Grade.UNKNOWN, None, "neither its size nor a score is known", None
     limits, score = bars(task), judged.score
     said = f"index {_points(score)}; fair from {limits.fair:g}, good from {limits.good:g}"
     if subject.catalog_id is not None:
