@@ -28,43 +28,13 @@ from weigh.errors import WeighError
 from weigh.model.config import spec_from_config
 from weigh.model.ggml_types import GgmlType
 from weigh.model.gguf_encoding import NewTensor
-from weigh.model.quantization import NEED_MATRIX, made_as
+from weigh.model.quantization import ALL_RECIPES, NEED_MATRIX, made_as
 from weigh.shrink import ggml, gguf_file, quantize
 from weigh.shrink.gguf_file import GgufWeights
 from weigh.shrink.imatrix import ImportanceMatrix, read_imatrix
 from weigh.synth.gguf import write_gguf
 
-RECIPES = (
-    *(
-        "F32",
-        "BF16",
-        "F16",
-        "Q8_0",
-        "Q6_K",
-        "Q5_K_M",
-        "Q5_K_S",
-        "Q5_1",
-        "Q5_0",
-        "Q4_K_M",
-        "Q4_K_S",
-        "Q4_1",
-        "Q4_0",
-    ),
-    *(
-        "IQ4_NL",
-        "IQ4_XS",
-        "Q3_K_L",
-        "Q3_K_M",
-        "Q3_K_S",
-        "IQ3_M",
-        "IQ3_S",
-        "IQ3_XS",
-        "IQ3_XXS",
-        "Q2_K",
-        "Q2_K_S",
-    ),
-    *("IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ2_0", "TQ1_0", "Q2_0", "Q1_0"),
-)
+RECIPES = [r for r in ALL_RECIPES if made_as(r) == r and r != "MXFP4_MOE"]  # which the tool mixes otherwise
 _LLAMA: dict[str, object] = {
     "model_type": "llama",
     "hidden_size": 512,

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from weigh.model.quantization import NEED_MATRIX
+from weigh.model.quantization import ALL_RECIPES, NEED_MATRIX
 from weigh.quality.divergence import Divergence
 from weigh.quality.text import read_texts
 from weigh.shrink import targets
@@ -27,22 +27,11 @@ from weigh.shrink.judging import Judge
 from weigh.shrink.mixes import Front
 from weigh.shrink.targets import Job
 
-RECIPES = (
-    *("Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_0", "IQ4_NL", "IQ4_XS"),
-    *(
-        "Q3_K_L",
-        "Q3_K_M",
-        "Q3_K_S",
-        "IQ3_M",
-        "IQ3_S",
-        "IQ3_XS",
-        "IQ3_XXS",
-        "Q2_K",
-        "Q2_K_S",
-        "IQ2_M",
-        "IQ2_S",
-    ),
-)
+RECIPES = [
+    recipe
+    for recipe in ALL_RECIPES[ALL_RECIPES.index("Q8_0") : ALL_RECIPES.index("IQ2_XXS") + 1]
+    if recipe not in ("MXFP4_MOE", "Q2_0")
+]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from ladder.heldout import HeldOut
 from ladder.run import TOKENS_PER_STEP, WINDOWS_PER_STEP, Run, decay_start
+from weigh.shrink.training import device, precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,18 +76,6 @@ class _State:
         self.optimizer.load_state_dict(kept.pop("optimizer"))
         for name, value in kept.items():
             setattr(self, name, value)
-
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def precision(on: torch.device) -> torch.dtype:
-    """bfloat16 for the matrix products where the hardware has them, else float32. Weights are always float32."""
-    if on.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if known.get("avx512_bf16") or known.get("amx_bf16") else torch.float32
 
 
 def train(

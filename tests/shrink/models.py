@@ -22,6 +22,12 @@ LLAMA: dict[str, object] = {
     "vocab_size": 512,
     "num_hidden_layers": 3,
 }
+EXPERTS: dict[str, object] = {
+    "model_type": "mixtral",
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 1,
+}
 
 
 def gaussian_model(path: Path, seed: int = 0, **config: object) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.shrink.models import gaussian_model
+from tests.shrink.models import EXPERTS, gaussian_model
 from weigh.engines.engine import Limits
 from weigh.errors import EngineError
 from weigh.shrink import ggml
@@ -39,12 +39,6 @@ def test_the_first_layer_meets_the_normed_embedding(tmp_path: Path) -> None:
 
 
 def test_experts_are_refused(tmp_path: Path) -> None:
-    path = gaussian_model(
-        tmp_path / "m.gguf",
-        model_type="mixtral",
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        num_hidden_layers=1,
-    )
+    path = gaussian_model(tmp_path / "m.gguf", **EXPERTS)
     with pytest.raises(EngineError, match="it has experts"):
         measure_importance(path, TOKENS, tmp_path, text="t", limits=Limits(), threads=1)

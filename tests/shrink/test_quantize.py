@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.shrink.models import gaussian_model
+from tests.shrink.models import EXPERTS, gaussian_model
 from weigh.errors import BadInput, UnknownName
 from weigh.model.ggml_types import GgmlType
 from weigh.model.gguf import read_gguf
@@ -84,13 +84,7 @@ def test_slabs_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_each_expert_is_rounded_by_its_own_importance(tmp_path: Path) -> None:
-    path = gaussian_model(
-        tmp_path / "m.gguf",
-        model_type="mixtral",
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        num_hidden_layers=1,
-    )
+    path = gaussian_model(tmp_path / "m.gguf", **EXPERTS)
     source, matrix = GgufWeights(path), ones(GgufWeights(path))
     name = "blk.0.ffn_up_exps.weight"
     values = matrix.values[name].copy()

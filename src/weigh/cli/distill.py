@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from weigh.cli import options
 from weigh.shrink.recipe import Recipe, Shape
 
-_DEFAULT = Recipe()
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 _COUNT = click.IntRange(min=1)
+
+
+def _setting(name: str, kind: click.ParamType[Any], field: str, said: str) -> Callable[[_Command], _Command]:
+    """An option for a field of the recipe, with what it is by default."""
+    return click.option(name, type=kind, default=getattr(Recipe(), field), show_default=True, help=said)
 
 
 @click.command()
@@ -32,42 +39,14 @@ _COUNT = click.IntRange(min=1)
 )
 @click.option("--kv-heads", type=_COUNT, help="Its heads of keys and values (default: as the teacher).")
 @click.option("--random", is_flag=True, help="Begin with random weights, not with the teacher's.")
-@click.option("--steps", type=_COUNT, default=_DEFAULT.steps, show_default=True, help="Steps of training.")
-@click.option(
-    "--windows", type=_COUNT, default=_DEFAULT.windows, show_default=True, help="Windows of text in a step."
-)
-@click.option(
-    "--window-tokens", type=_COUNT, default=_DEFAULT.window_tokens, show_default=True, help="Their length."
-)
+@_setting("--steps", _COUNT, "steps", "Steps of training.")
+@_setting("--windows", _COUNT, "windows", "Windows of text in a step.")
+@_setting("--window-tokens", _COUNT, "window_tokens", "Their length.")
 @click.option("--learning-rate", type=float, help="At its highest (default: 0.5 divided by the width).")
-@click.option(
-    "--share",
-    type=float,
-    default=_DEFAULT.share,
-    show_default=True,
-    help="Of the loss, the teacher's; the text has the rest.",
-)
-@click.option(
-    "--temperature",
-    type=float,
-    default=_DEFAULT.temperature,
-    show_default=True,
-    help="Softens what teacher and student foretell.",
-)
-@click.option(
-    "--hidden-share",
-    type=float,
-    default=_DEFAULT.hidden,
-    show_default=True,
-    help="Weight of the distance of hidden states.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 1 << 31),
-    default=_DEFAULT.seed,
-    show_default=True,
-    help="Of random weights and the order of the text.",
-)
+@_setting("--share", click.FLOAT, "share", "Of the loss, the teacher's; the text has the rest.")
+@_setting("--temperature", click.FLOAT, "temperature", "Softens what teacher and student foretell.")
+@_setting("--hidden-share", click.FLOAT, "hidden", "Weight of the distance of hidden states.")
+@_setting("--seed", click.IntRange(0, 1 << 31), "seed", "Of random weights and the order of the text.")
 @click.option("--not-alone", is_flag=True, help="Leave out the same student trained without the teacher.")
 @click.option("--threads", type=click.IntRange(1, 4096), help="Threads that train (default: all cores).")
 @options.as_json
