@@ -12,6 +12,7 @@ import pytest
 from tests.cli.test_commands import answer, ask, figures
 from tests.cli.test_report import Page
 from tests.store.quality import DIVERGED, ON_TASKS, figure
+from tests.store.runs import run
 from tests.store.samples import bench
 from tests.tiny_models import tiny_llama
 from weigh.advise.card import name_and_recipe
@@ -25,8 +26,10 @@ from weigh.model.fingerprint import fingerprint
 from weigh.model.ggml_types import GgmlType
 from weigh.model.gguf import read_gguf
 from weigh.store import Store
+from weigh.store.ledger import record
 from weigh.store.measurement import save as save_measurement
 from weigh.store.quality_result import Measure, MeasuredModel, save
+from weigh.store.run import Quantity
 from weigh.synth import write_gguf
 
 LADDER = Path(__file__).parents[2] / "ladder" / "models" / "ladder-520k-512ktok-Q8_0.gguf"
@@ -142,15 +145,24 @@ def test_what_was_measured_is_shown_and_decides(
     measures = (Measure("pass@1", half, 22), Measure("pass@1", half, 22, "completion"))
     save(store, [replace(ON_TASKS, model=model, material=material, measures=measures)])
     save(store, [replace(ON_TASKS, model=replace(model, fingerprint="0" * 16))])  # another file of that name
-    save_measurement(store, bench(model=spec.name, quantization="Q8_0", fingerprint=probe().fingerprint))
+    here = probe()
+    save_measurement(store, bench(model=spec.name, quantization="Q8_0", fingerprint=here.fingerprint))
+    for fingerprint_ in (here.speed_fingerprint, "another"):
+        record(store, run(model=spec.name, quantization="Q8_0", fingerprint=fingerprint_))
+    decode = bench().first("decode_tokens_per_s")
+    assert decode is not None
+    left = run(
+        1, model=spec.name, fingerprint=here.speed_fingerprint, decode_tokens_per_s=Quantity(decode.samples)
+    )
+    record(store, left)  # as a benchmark leaves one
     (card,) = answer(capsys, "quality", str(LADDER), "--card")["cards"]
-    assert len(card["quality"]["measured"]) == len(card["benchmarks"]) == 1
+    assert len(card["quality"]["measured"]) == len(card["benchmarks"]) == len(card["trials"]) == 1
     found = needs(card)["autocomplete"]
     assert (found["basis"], found["answers"]) == ("measured", "fair")
     code, out, _ = ask(capsys, "quality", str(LADDER), "--card")
     assert code == 0
     assert "passes 50 % (40–60) of 22" in out
-    assert "Speed measured here" in out
+    assert re.search(r"^Speed measured here\n.*\n.* bench .*\n.* try, test-driven +10.0 ", out, re.MULTILINE)
 
 
 def test_a_divergence_measured_here_takes_the_place_of_the_rule(

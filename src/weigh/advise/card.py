@@ -24,6 +24,7 @@ from weigh.figure import Basis, Figure
 from weigh.model.catalog import CatalogEntry, catalog, entry_called, entry_of
 from weigh.model.fingerprint import fingerprint
 from weigh.model.variants import said_quantization
+from weigh.store.ledger import runs
 from weigh.store.measurement import Measurement, measurements
 from weigh.store.quality_result import QualityResult, Way, quality_results
 
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from weigh.model.spec import ModelSpec
     from weigh.quality.file_habits import FileHabits
     from weigh.store import Store
+    from weigh.store.run import Run
 
+_OWN_TASKS = "weigh"  # as results call the set that the verdicts' bars are meant for; not tasks of the user's
 PEERS_WITHIN = 2.0  # a peer has between half as many parameters and twice as many
 
 
@@ -88,7 +91,7 @@ class Card:
         sizes: most bits first; () for a server's model.
         axes: () for a model outside the catalog, of which an index says nothing.
         scores: published ones, as printed.
-        benchmarks: what `weigh bench` measured of it on this machine, newest first.
+        benchmarks: what `weigh bench` measured of it on this machine, newest first; `trials`, what `weigh try` did.
         results: what `weigh quality` measured of it, newest first.
         verdicts: one for each need.
     """
@@ -107,6 +110,7 @@ class Card:
     axes: tuple[AxisQuality, ...]
     scores: tuple[Score, ...]
     benchmarks: tuple[Measurement, ...]
+    trials: tuple[Run, ...]
     results: tuple[QualityResult, ...]
     verdicts: tuple[Verdict, ...]
 
@@ -148,7 +152,8 @@ def card(
     from weigh.quality.file_habits import file_habits
 
     entry, habits = entry_of(spec), file_habits(spec)
-    own = fingerprint(spec)
+    own, names = fingerprint(spec), {spec.name, entry.id if entry else spec.name}
+    benchmarks = _benchmarks(store, site, names)
     results = [one for one in quality_results(store) if _is_result_of(one, spec, entry, own)]
     known_here = evidence(store)
     losses = known_here.losses.get(entry.id, {}) if entry else measured_losses(results)
@@ -178,7 +183,8 @@ def card(
         sizes=tuple(_sizes(spec, entry, site, context_tokens, losses)),
         axes=_axes(entry, spec.parameters) if entry and known else (),
         scores=published(entry.id) if entry else (),
-        benchmarks=_benchmarks(store, site, {spec.name, entry.id if entry else spec.name}),
+        benchmarks=benchmarks,
+        trials=_trials(store, site, names, benchmarks),
         results=tuple(results),
         verdicts=verdicts(subject, spec, site),
     )
@@ -213,6 +219,7 @@ def served_card(model: ServedModel, url: str, store: Store, here: Here) -> Card:
         axes=_axes(entry, parameters) if entry and known and parameters else (),
         scores=published(entry.id) if entry else (),
         benchmarks=_benchmarks(store, here, {model.model}),
+        trials=(),
         results=tuple(results),
         verdicts=verdicts(subject),
     )
@@ -330,6 +337,23 @@ def _benchmarks(store: Store, site: Site, names: set[str]) -> tuple[Measurement,
     return tuple(one for one in every if one.model in names and one.fingerprint in ("", fingerprint))
 
 
+def _trials(store: Store, site: Site, names: set[str], benchmarks: Sequence[Measurement]) -> tuple[Run, ...]:
+    """As `_benchmarks`; without those that a benchmark left in the ledger."""
+    from weigh.bench.here import Here
+
+    if not isinstance(site, Here):
+        return ()
+    decodes = [m for one in benchmarks for m in one.measured if m.name == "decode_tokens_per_s"]
+    benched = {decode.figure.value for decode in decodes}
+    return tuple(
+        one
+        for one in runs(store)
+        if one.model in names
+        and one.fingerprint == site.machine.speed_fingerprint
+        and one.decode_tokens_per_s.value not in benched
+    )
+
+
 def _is_result_of(result: QualityResult, spec: ModelSpec, entry: CatalogEntry | None, own: str) -> bool:
     """Of the catalog's model, whichever file it was; else of this very file, or where none tells, of its name."""
     if entry is not None and result.model.catalog_id == entry.id:
@@ -340,15 +364,17 @@ def _is_result_of(result: QualityResult, spec: ModelSpec, entry: CatalogEntry | 
 
 
 def _passed(results: Sequence[QualityResult], quantization: str) -> dict[tuple[str, bool], Passed]:
-    """The newest share of each group of tasks that this quantization was measured to pass."""
+    """The newest share of each group of weigh's own tasks that this quantization was measured to pass."""
     found: dict[tuple[str, bool], Passed] = {}
     for result in results:
-        if result.way is Way.TASKS and result.model.quantization in ("", quantization):
-            goes_on = result.material.settings.get("style") == "completion"
-            for measure in result.measures:
-                if measure.name == "pass@1" and measure.of in result.material.needs:
-                    most = result.material.settings.get("max_tokens")
-                    tokens = most if isinstance(most, int) else None
-                    passed = Passed(measure.of, measure.figure, measure.count, tokens)
-                    found.setdefault((measure.of, goes_on), passed)
+        material, same = result.material, result.model.quantization in ("", quantization)
+        if result.way is not Way.TASKS or material.name != _OWN_TASKS or not same:
+            continue
+        goes_on = material.settings.get("style") == "completion"
+        most = material.settings.get("max_tokens")
+        for measure in result.measures:
+            if measure.name == "pass@1" and measure.of in material.needs:
+                tokens = most if isinstance(most, int) else None
+                passed = Passed(measure.of, measure.figure, measure.count, tokens)
+                found.setdefault((measure.of, goes_on), passed)
     return found

@@ -10,7 +10,7 @@ from weigh.cli import runs_document
 from weigh.cli.advice_document import need_document, quality_document
 from weigh.cli.estimates_document import setup_document
 from weigh.cli.inventory_document import Document, exact, site_document
-from weigh.cli.runs_document import measurement_document
+from weigh.cli.runs_document import measurement_document, run_document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ def card_document(card: Card) -> Document:
         "machine": site_document(card.site) if card.site else None,
         "sizes": [_size(size) for size in card.sizes],
         "benchmarks": [measurement_document(one) for one in card.benchmarks],
+        "trials": [run_document(one) for one in card.trials],
         "quality": {
             "index": {
                 one.axis: {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from weigh import units
 from weigh.advise.verdict import Grade, Verdict, by_grade
-from weigh.cli.card_measured import axes_grid, benchmarks_grid, results_grid, scores_grids
+from weigh.cli.card_measured import axes_grid, results_grid, scores_grids, speeds_grid
 from weigh.cli.render import UNLIMITED, Grid, interval
 from weigh.cli.screens.facts import facts_grid, held, unknown_speed
 from weigh.cli.screens.machine import site_facts
@@ -65,8 +65,8 @@ def parts(card: Card, width: int = UNLIMITED) -> Iterator[Part]:
         assert card.site is not None
         yield Part("Sizes and speeds", _sizes(card, width))
         yield Part("", facts_grid(site_facts(card.site)))
-    if card.benchmarks:
-        yield Part("Speed measured here", benchmarks_grid(card, width))
+    if card.benchmarks or card.trials:
+        yield Part("Speed measured here", speeds_grid(card, width))
     yield Part("Quality", axes_grid(card))
     if card.scores:
         scores, sources = scores_grids(card)

@@ -15,15 +15,18 @@ from weigh.cli.screens.quantities import at, in_words
 from weigh.figure import Basis, Figure
 from weigh.model.gguf import printable
 from weigh.store.quality_result import Way
+from weigh.store.run import UNITS
 
 if TYPE_CHECKING:
     from weigh.advise.card import Card
     from weigh.estimate.quality import Score
+    from weigh.store.measurement import Measurement
     from weigh.store.quality_result import QualityResult
+    from weigh.store.run import Run
 
 MOST_SCORES = 8  # of those published; all are in the JSON form
 MOST_RESULTS = 8  # of those measured
-MOST_BENCHMARKS = 3
+MOST_SPEEDS = 3  # of benchmarks, and of test-drives
 _SPEEDS = {
     "decode_tokens_per_s": "decode tok/s",
     "prefill_tokens_per_s": "prefill tok/s",
@@ -31,36 +34,57 @@ _SPEEDS = {
     "peak_memory_bytes": "peak memory",
 }
 # Columns, each with the width of screen below which it is left out.
-_BENCHMARK_COLUMNS = {
+_SPEED_COLUMNS = {
     "when (UTC)": 0,
     "type": 0,
+    "how": 0,
     "decode tok/s": 0,
-    "first token": 0,
-    "prefill tok/s": 100,
+    "first token": 100,
+    "prefill tok/s": 90,
     "peak memory": 120,
-    "engine": 140,
+    "decode at": 150,
 }
 
 
-def benchmarks_grid(card: Card, width: int) -> Grid:
-    columns = tuple(name for name, least in _BENCHMARK_COLUMNS.items() if width >= least)
-    grid = Grid(columns, right=columns[2:], note="medians with their 80 % intervals, by `weigh bench`")
-    for one in card.benchmarks[:MOST_BENCHMARKS]:
-        cells = {
-            "when (UTC)": _day(one.when_unix_s),
-            "type": one.quantization,
-            "engine": printable(one.engine),
-        }
-        for name, word in _SPEEDS.items():
-            found = one.first(name)
-            cells[word] = in_words(found.figure) if found else ""
-        grid.add(*(cells[column] for column in columns))
+def speeds_grid(card: Card, width: int) -> Grid:
+    """Benchmarks, then test-drives, newest first."""
+    columns = tuple(name for name, least in _SPEED_COLUMNS.items() if width >= least)
+    grid = Grid(columns, right=columns[3:])
+    notes = [
+        "bench: medians with their 80 % intervals",
+        "try: of `weigh try`, on random weights unless `measured`",
+    ]
+    rows = [
+        *map(_benchmark_cells, card.benchmarks[:MOST_SPEEDS]),
+        *map(_trial_cells, card.trials[:MOST_SPEEDS]),
+    ]
+    for cells in rows:
+        grid.add(*(cells.get(column, "") for column in columns))
+    told = notes[: len(notes) if card.trials else 1] if card.benchmarks else notes[1:]
+    for one in card.benchmarks[:MOST_SPEEDS]:
         if one.problems:
-            grid.note += f"; {_day(one.when_unix_s)} is not to be trusted: {', '.join(one.problems)}"
-    first = card.benchmarks[0].first("decode_tokens_per_s")
-    where = at(first.conditions) if first else ""
-    grid.note += f"; decode with {where}" if where else ""
+            told.append(f"{_day(one.when_unix_s)} is not to be trusted: {', '.join(one.problems)}")
+    grid.note = "; ".join(told)
     return grid
+
+
+def _benchmark_cells(one: Measurement) -> dict[str, str]:
+    cells = {"when (UTC)": _day(one.when_unix_s), "type": one.quantization, "how": "bench"}
+    for name, word in _SPEEDS.items():
+        if found := one.first(name):
+            cells[word] = in_words(found.figure)
+    if decode := one.first("decode_tokens_per_s"):
+        cells["decode at"] = at(decode.conditions)
+    return cells
+
+
+def _trial_cells(run: Run) -> dict[str, str]:
+    cells = {"when (UTC)": _day(run.when_unix_s), "type": run.quantization, "how": f"try, {run.kind}"}
+    for name, quantity in run.quantities.items():
+        if name in _SPEEDS and quantity.value is not None:
+            cells[_SPEEDS[name]] = interval(Figure.exact(quantity.value, UNITS[name]))
+    depth = f"depth {run.depth_tokens:,}, " if run.depth_tokens else ""
+    return cells | {"decode at": f"{depth}output {run.output_tokens:,}"}
 
 
 def axes_grid(card: Card) -> Grid:
