@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -34,7 +36,7 @@ from weigh.model.resolve import resolve  # noqa: E402
 from weigh.quality.divergence import Divergence, compared, divergence  # noqa: E402
 from weigh.quality.scorer import open_scorer  # noqa: E402
 from weigh.quality.text import LLAMA_WINDOW_TOKENS, Text, Texts, llama_windows  # noqa: E402
-from weigh.shrink import quantize  # noqa: E402
+from weigh.shrink import ggml, quantize  # noqa: E402
 from weigh.shrink.gguf_file import Weights  # noqa: E402
 from weigh.shrink.source import open_weights  # noqa: E402
 
@@ -47,7 +49,13 @@ _LEAST_WINDOWS, _MOST_WINDOWS, _WITHIN = 16, 96, 0.04
 
 @dataclass(frozen=True)
 class Row:
-    """One recipe of one model; `nats` with its 80 % interval over windows."""
+    """One recipe of one model.
+
+    Attributes:
+        nats: with its 80 % interval over windows.
+        logit_variance: over the vocabulary, for a hidden state of unit size in any direction, averaged over
+            directions: the output matrix and the last norm say it, without a run.
+    """
 
     model: str
     rung: str
@@ -60,6 +68,7 @@ class Row:
     high: float
     windows: int
     reference_nats_per_token: float
+    logit_variance: float
 
 
 def read(path: Path = TABLE) -> list[Row]:
@@ -165,7 +174,18 @@ def _row(model: str, weights: Weights, recipe: str, plan: quantize.Plan, found: 
         high=float(f"{found.kl.high:.5g}"),
         windows=found.windows,
         reference_nats_per_token=round(math.log(found.reference_perplexity), 4),
+        logit_variance=float(f"{logit_variance(weights):.5g}"),
     )
+
+
+def logit_variance(weights: Weights) -> float:
+    """See `Row`."""
+    named = {tensor.name: tensor for tensor in weights.tensors}
+    output = named.get("output.weight", named["token_embd.weight"])
+    norm = named["output_norm.weight"]
+    scale = ggml.dequantize(weights.rows(norm, 0, 1), norm.type)
+    matrix = ggml.dequantize(weights.rows(output, 0, output.shape[1]), output.type)
+    return float((matrix * scale).var(axis=0, dtype=np.float64).sum())
 
 
 def _append(row: Row) -> None:

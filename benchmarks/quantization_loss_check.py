@@ -97,7 +97,9 @@ def _errors() -> Iterator[str]:
     yield _line("published: constants shifted by one type known", _shifted(published))
     ladder = [_ladder_loss(row) for row in ladder_loss.read()]
     if len({loss.family for loss in ladder}) > 2:
-        yield _line("ladder: size and tokens", _size_and_tokens(ladder))
+        yield _line("ladder: size and tokens", _regressed(ladder, _size, _tokens))
+        yield _line("ladder: spread of the logits, from the weights", _regressed(ladder, _spread))
+        yield _line("ladder: that and size", _regressed(ladder, _spread, _size))
         yield from _anchored("ladder", "size", ladder, _family, LADDER_EXPONENT)
         table = fit_table(published, prior)
         yield _line("ladder by the published types: one type known", _by_others(ladder, table))
@@ -205,51 +207,66 @@ def _by_others(ladder: Sequence[Loss], table: Table) -> Iterator[Guess]:
                 yield Guess(loss, ln_nats, constants[loss.type], 1 / (len(own) - 1), sd)
 
 
-def _size_and_tokens(ladder: Sequence[Loss]) -> Iterator[Guess]:
-    """Each rung by the others' types and exponents of size and tokens, least squares."""
-    tokens = {row.model: row.tokens for row in ladder_loss.read()}
+Feature = Callable[[ladder_loss.Row], float]
+
+
+def _size(row: ladder_loss.Row) -> float:
+    return math.log(row.parameters)
+
+
+def _tokens(row: ladder_loss.Row) -> float:
+    return math.log(row.tokens)
+
+
+def _spread(row: ladder_loss.Row) -> float:
+    return math.log(row.logit_variance)
+
+
+@dataclass(frozen=True)
+class Powers:
+    """ln(loss) = type + exponents x ln(features), by least squares; errors count models as independent, not rows."""
+
+    types: dict[str, float]
+    exponents: list[float]
+    errors: list[float]
+
+    @classmethod
+    def fitted(cls, losses: Sequence[Loss], features: Sequence[Feature]) -> Powers:
+        by_model = {row.model: row for row in ladder_loss.read()}
+        types = list(dict.fromkeys(loss.type for loss in losses))
+        x = np.array(
+            [
+                [*(float(loss.type == type) for type in types), *(f(by_model[loss.model]) for f in features)]
+                for loss in losses
+            ]
+        )
+        y = np.array([math.log(loss.nats) for loss in losses])
+        inverse = np.linalg.inv(x.T @ x)
+        found = inverse @ x.T @ y
+        rest = y - x @ found
+        models = np.array([loss.model for loss in losses])
+        scores = np.array([x[models == name].T @ rest[models == name] for name in dict.fromkeys(models)])
+        errors = np.sqrt(np.diag(inverse @ scores.T @ scores @ inverse))
+        count = len(types)
+        return cls(
+            dict(zip(types, map(float, found[:count]), strict=True)),
+            [float(value) for value in found[count:]],
+            [float(value) for value in errors[count:]],
+        )
+
+
+def _regressed(ladder: Sequence[Loss], *features: Feature) -> Iterator[Guess]:
+    """Each rung by the types and exponents of the others."""
+    by_model = {row.model: row for row in ladder_loss.read()}
     for rung in dict.fromkeys(map(_family, ladder)):
         left = [loss for loss in ladder if loss.family == rung]
-        rest = [loss for loss in ladder if loss.family != rung]
-        constants, of_size, of_tokens, _ = exponents(rest, tokens)
-        plain = _constants(ladder, left)
+        fitted = Powers.fitted([loss for loss in ladder if loss.family != rung], features)
+        constants = _constants(ladder, left)
         for loss in left:
             if loss.type in constants:
-                ln_nats = constants[loss.type] + of_size * math.log(loss.parameters_b)
-                yield Guess(loss, ln_nats + of_tokens * math.log(tokens[loss.model]), plain[loss.type], 1.0)
-
-
-def exponents(
-    losses: Sequence[Loss], tokens: dict[str, int]
-) -> tuple[dict[str, float], float, float, tuple[float, float]]:
-    """Least squares of ln(loss) = type + a ln(parameters in billions) + b ln(tokens): types, a, b, their errors.
-
-    Errors count models, not rows, as independent.
-    """
-    types = list(dict.fromkeys(loss.type for loss in losses))
-    x = np.array(
-        [
-            [
-                *(float(loss.type == type) for type in types),
-                math.log(loss.parameters_b),
-                math.log(tokens[loss.model]),
-            ]
-            for loss in losses
-        ]
-    )
-    y = np.array([math.log(loss.nats) for loss in losses])
-    inverse = np.linalg.inv(x.T @ x)
-    found = inverse @ x.T @ y
-    rest = y - x @ found
-    models = np.array([loss.model for loss in losses])
-    scores = np.array([x[models == name].T @ rest[models == name] for name in dict.fromkeys(models)])
-    errors = np.sqrt(np.diag(inverse @ scores.T @ scores @ inverse))
-    return (
-        dict(zip(types, map(float, found), strict=False)),
-        float(found[-2]),
-        float(found[-1]),
-        (float(errors[-2]), float(errors[-1])),
-    )
+                row = by_model[loss.model]
+                off = sum(e * f(row) for e, f in zip(fitted.exponents, features, strict=True))
+                yield Guess(loss, fitted.types[loss.type] + off, constants[loss.type], 1.0)
 
 
 def _by_size(measured: Sequence[ladder_loss.Row]) -> Iterator[str]:
@@ -277,14 +294,17 @@ def _by_size(measured: Sequence[ladder_loss.Row]) -> Iterator[str]:
     for rung in rungs:
         cells = (at.get((rung, length, "Q4_0")) for length in lengths)
         yield f"| {rung} | {' | '.join(_cell(c) for c in cells)} |"
-    _, of_size, of_tokens, (size_error, tokens_error) = exponents(
-        [_ladder_loss(row) for row in measured], {row.model: row.tokens for row in measured}
-    )
+    ladder = [_ladder_loss(row) for row in measured]
+    of, spread = (Powers.fitted(ladder, f) for f in ((_size, _tokens), (_spread,)))
     yield ""
     yield (
-        f"Least squares over all {len(measured)} rows: loss goes with parameters^({of_size:.2f} ± {size_error:.2f}) "
-        f"and tokens^({of_tokens:.2f} ± {tokens_error:.2f}), one standard error."
+        f"Least squares over all {len(measured)} rows, one standard error: loss goes with "
+        f"parameters^{_power(of, 0)} and tokens^{_power(of, 1)}; or with (variance of the logits)^{_power(spread, 0)}."
     )
+
+
+def _power(fitted: Powers, at: int) -> str:
+    return f"({fitted.exponents[at]:.2f} ± {fitted.errors[at]:.2f})"
 
 
 def _cell(row: ladder_loss.Row | None) -> str:
