@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
@@ -173,6 +173,8 @@ def profiles(data: bytes) -> None:
 def runs(data: bytes) -> None:
     """Runs, measurements and quality, of weigh and of others; each is shown, counted and written again."""
     from weigh.advise.compare import compare
+    from weigh.advise.measured import evidence_of
+    from weigh.advise.needs import TASKS
     from weigh.cli.page import page
     from weigh.cli.runs_document import accuracy_document, compared_document, history_document
     from weigh.cli.screens.quality_kept import quality_table
@@ -191,6 +193,11 @@ def runs(data: bytes) -> None:
         assert Run.from_json(json.loads(json.dumps(run.to_json())), origin) == run
     for one in measured:
         assert Measurement.from_json(json.loads(json.dumps(one.to_json())), origin).id == one.id
+    own = evidence_of(replace(result, origin=None) for result in judged)
+    for task in TASKS.values():
+        for model in own.of(task).passes.keys() | own.losses.keys() | own.code.keys():
+            own.of(task).said(model, "Q4_K_M")
+            own.of(task).quality(model, 7_000_000_000, "Q4_K_M")
     for result in judged:
         assert QualityResult.from_json(json.loads(json.dumps(result.to_json())), origin) == result
     quality_table(judged, origins=True)

@@ -131,6 +131,13 @@ def test_of_several_divergences_the_longest_counts(kept: Callable[..., Evidence]
     assert found.losses[LARGE]["Q4_K_M"].value == 0.1
 
 
+@pytest.mark.parametrize("nats", [-0.5, 1e-300, 1e5, 1e290])
+def test_what_is_no_divergence_counts_for_nothing(nats: float, kept: Callable[..., Evidence]) -> None:
+    odd = Measure("kl_nats", figure(nats, nats - abs(nats), nats + abs(nats), "nats"), 50)
+    found = kept(replace(diverged(LARGE, 0.1), measures=(odd,)))
+    assert found.losses.get(LARGE, {}) == {}
+
+
 # --- tasks -------------------------------------------------------------------------------------------
 
 
@@ -186,6 +193,11 @@ def test_completion_goes_by_gaps_filled_and_debugging_by_debugging(kept: Callabl
     assert found.of(TASKS["autocomplete"]).shifts[SMALL].points > 0
     assert found.of(TASKS["debugging"]).shifts[SMALL].points < 0
     assert found.of(TASKS["chat"]).shifts == {}
+
+
+def test_a_model_that_the_catalog_does_not_know_is_no_anchor(kept: Callable[..., Evidence]) -> None:
+    stranger = replace(passes(LARGE, 20), model=replace(_model(LARGE), catalog_id="no/such-model"))
+    assert kept(passes(SMALL, 32), stranger).of(CODING).shifts == {}
 
 
 def test_what_others_measured_is_no_evidence_of_ones_own(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 from weigh.figure import Basis, Figure
 from weigh.store.quality_result import Material, Measure, MeasuredModel, QualityResult, Way
 
-MODEL = MeasuredModel("Model-1B", "Q4_K_M", "org/Model-1B", "f00d" * 4, 1_000_000_000, 600_000_000)
+MODEL = MeasuredModel(
+    "Model-1B", "Q4_K_M", "Qwen/Qwen2.5-Coder-7B-Instruct", "f00d" * 4, 1_000_000_000, 600_000_000
+)
 REFERENCE = replace(MODEL, quantization="F16", fingerprint="beef" * 4, weights_bytes=2_000_000_000)
 
 

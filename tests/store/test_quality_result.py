@@ -44,9 +44,13 @@ def test_results_are_picked_by_model_way_and_file(store: Store) -> None:
     assert quality_results(store, "model-1b:q4_k_m", way=Way.TASKS, pieces=True) == [ON_TASKS]
     assert quality_results(store, "model-1b:q8_0") == []
     assert [one.id for one in quality_results(store, fingerprint="0" * 16)] == [other.id]
-    assert len(quality_results(store, catalog_id="org/Model-1B")) == 4
-    assert quality_results(store, catalog_id="org/Model") == []
+    assert len(quality_results(store, catalog_id=MODEL.catalog_id)) == 4
+    assert quality_results(store, catalog_id="Qwen/Qwen2.5") == []
     assert [one.id for one in quality_results(store, limit=1)] == [other.id]
+    stranger = later(ON_CODE, 20, model=replace(MODEL, catalog_id=""))
+    save(store, [stranger])
+    assert len(quality_results(store)) == 5
+    assert stranger not in quality_results(store, of_catalog=True, pieces=True)
 
 
 def _save_many(path: Path, first: int) -> None:

@@ -7,7 +7,6 @@ nothing: it tells of that code, and of no index.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from weigh.advise.needs import EVIDENCE, Task
 from weigh.advise.shift import Shift, shifts
 from weigh.errors import UnknownName
 from weigh.estimate.quality import Quality, quality
+from weigh.model.catalog import catalog
 from weigh.store.quality_result import MeasuredModel, QualityResult, Way, quality_results
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from weigh.store.store import Store
 
 UNQUANTIZED = frozenset({"F32", "F16", "BF16"})
-MOST_READ = 200  # newest results of each way
+MOST_READ = 100  # newest results of each way
+LEAST_NATS, MOST_NATS = 1e-9, 100.0  # beyond which no divergence of a language model lies
 Losses = Mapping[str, "Figure"]  # nats by recipe
 
 
@@ -154,16 +155,29 @@ class ForTask:
 
 def evidence(store: Store) -> Evidence:
     """All there is in the store."""
-    diverged = _of_catalog(quality_results(store, way=Way.DIVERGENCE, limit=MOST_READ))
-    passes = _of_catalog(quality_results(store, way=Way.TASKS, limit=MOST_READ, pieces=True))
-    code = _of_catalog(quality_results(store, way=Way.REPOSITORY, limit=MOST_READ, pieces=True))
-    by_model: dict[str, list[QualityResult]] = {}
-    for one in diverged:
-        by_model.setdefault(one.model.catalog_id, []).append(one)
+    return evidence_of(
+        one
+        for way in (Way.DIVERGENCE, Way.TASKS, Way.REPOSITORY)
+        for one in quality_results(
+            store, way=way, of_catalog=True, limit=MOST_READ, pieces=way is not Way.DIVERGENCE
+        )
+    )
+
+
+def evidence_of(results: Iterable[QualityResult]) -> Evidence:
+    """Of one's own results, newest first of each way, with their pieces."""
+    of: dict[Way, list[QualityResult]] = {}
+    for one in results:
+        if one.model.catalog_id in catalog().by_id:
+            of.setdefault(one.way, []).append(one)
+    diverged: dict[str, list[QualityResult]] = {}
+    for one in of.get(Way.DIVERGENCE, ()):
+        diverged.setdefault(one.model.catalog_id, []).append(one)
     newest: dict[str, QualityResult] = {}
-    for one in code:
+    for one in of.get(Way.REPOSITORY, ()):
         newest.setdefault(one.model.catalog_id, one)
-    return Evidence({model: measured_losses(found) for model, found in by_model.items()}, passes, newest)
+    losses = {model: measured_losses(found) for model, found in diverged.items()}
+    return Evidence(losses, tuple(of.get(Way.TASKS, ())), newest)
 
 
 def measured_losses(results: Iterable[QualityResult]) -> dict[str, Figure]:
@@ -171,8 +185,8 @@ def measured_losses(results: Iterable[QualityResult]) -> dict[str, Figure]:
     longest: dict[str, QualityResult] = {}
     for one in results:
         found = one.measure("kl_nats")
-        if found is None or not math.isfinite(found.figure.high) or not _is_quantization(one):
-            continue  # one window has no interval
+        if found is None or not _is_loss(found.figure) or not _is_quantization(one):
+            continue
         before = longest.get(one.model.quantization)
         if before is None or _windows(before) < _windows(one):
             longest[one.model.quantization] = one
@@ -181,6 +195,11 @@ def measured_losses(results: Iterable[QualityResult]) -> dict[str, Figure]:
         for recipe, one in longest.items()
         if (measure := one.measure("kl_nats")) is not None
     }
+
+
+def _is_loss(nats: Figure) -> bool:
+    """Whether it is a divergence with an interval, which one window has not."""
+    return nats.low >= 0 and nats.high <= MOST_NATS and (nats.value == 0 or nats.value >= LEAST_NATS)
 
 
 def _is_quantization(one: QualityResult) -> bool:
@@ -195,10 +214,6 @@ def _is_quantization(one: QualityResult) -> bool:
 def _windows(one: QualityResult) -> int:
     measure = one.measure("kl_nats")
     return measure.count if measure else 0
-
-
-def _of_catalog(results: Iterable[QualityResult]) -> tuple[QualityResult, ...]:
-    return tuple(one for one in results if one.model.catalog_id)
 
 
 # --- tasks -------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ class Material:
     Attributes:
         name: of the file or folder, of the repository, or of the task set; never a path.
         digest: of the text, or of the task set; of a repository the newest commit, "" without one.
-        text_bytes: that were judged; None of tasks.
+        text_bytes: that were judged; of windows and divergence of the whole text; None of tasks.
         needs: of the tasks; () otherwise.
         settings: how it was asked, as `temperature`, `samples`, `seed`.
     """
@@ -270,6 +270,7 @@ def quality_results(
     way: Way | None = None,
     fingerprint: str | None = None,
     catalog_id: str | None = None,
+    of_catalog: bool = False,
     limit: int | None = None,
     imported: bool = False,
     pieces: bool = False,
@@ -281,6 +282,7 @@ def quality_results(
         way: measured this way; None for all.
         fingerprint: of the model's file; None for all.
         catalog_id: of the catalog's model that it is; None for all.
+        of_catalog: only of models that are the catalog's.
         imported: also those of others.
         pieces: with what each piece came to, which may be many.
     """
@@ -290,8 +292,8 @@ def quality_results(
         rows = db.execute(
             "SELECT id, model, quantization FROM quality WHERE (? OR origin = '') AND way = ifnull(?, way)"
             " AND fingerprint = ifnull(?, fingerprint) AND catalog_id = ifnull(?, catalog_id)"
-            " ORDER BY when_unix_s DESC, id",
-            (imported, way and str(way), fingerprint, catalog_id),
+            " AND (NOT ? OR catalog_id != '') ORDER BY when_unix_s DESC, id",
+            (imported, way and str(way), fingerprint, catalog_id, of_catalog),
         ).fetchall()
         chosen = [id_ for id_, *name in rows if model is None or is_of(model, *name)]
         return _read(db, chosen[:limit], pieces=pieces)
