@@ -88,6 +88,15 @@ def test_the_page_says_what_it_is_good_for_first(
     assert "Speed measured here" not in out
 
 
+@pytest.mark.usefixtures("store")
+def test_unknown_speed_is_said_and_not_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = ask(capsys, "quality", "qwen2.5-coder-1.5b", "--card", "--no-calibrate")
+    assert code == 0
+    assert re.search(r"^Fair for .*coding", out, re.MULTILINE)
+    assert re.search(r"^Not judged +speed here, which is not known$", out, re.MULTILINE)
+    assert "takes" not in out
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_nothing_is_cut_at_the_edge(
     capsys: pytest.CaptureFixture[str],

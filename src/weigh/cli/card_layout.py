@@ -94,6 +94,8 @@ def _summary(card: Card) -> Grid:
         rows.append((f"Too large {_place(card)}", _otherwise(large, card) + also))
     if slow:
         rows.append((f"Too slow {_place(card)}", _otherwise(slow, card)))
+    if card.spec is not None and card.spec.generates and not any(one.request_s for one in card.verdicts):
+        rows.append(("Not judged", f"speed {_place(card)}, which is not known"))
     return facts_grid(rows)
 
 
