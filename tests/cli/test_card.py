@@ -94,7 +94,7 @@ def test_unknown_speed_is_said_and_not_judged(capsys: pytest.CaptureFixture[str]
     assert code == 0
     assert re.search(r"^Fair for .*coding", out, re.MULTILINE)
     assert re.search(r"^Not judged +speed here, which is not known$", out, re.MULTILINE)
-    assert "takes" not in out
+    assert "takes: as estimated" not in out
 
 
 @pytest.mark.parametrize("width", [80, 120])

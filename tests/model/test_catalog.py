@@ -1,10 +1,11 @@
 """The catalog: what it says of itself has to agree with what its shapes add up to."""
 
+from dataclasses import replace
 from datetime import date
 
 import pytest
 
-from weigh.model.catalog import catalog
+from weigh.model.catalog import catalog, entry_called, entry_of
 
 
 def test_it_holds_every_model_once():
@@ -74,3 +75,30 @@ def test_dates_are_days_or_unknown():
     dates = [entry.release_date for entry in catalog()]
     assert all(d is None or date(2018, 1, 1) < d < date(2027, 1, 1) for d in dates)
     assert dates.count(None) < 60
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("qwen3 8b", "Qwen/Qwen3-8B"),
+        ("Qwen3-8B-GGUF", "Qwen/Qwen3-8B"),
+        ("unsloth/Qwen3-8B", None),
+        ("Qwen3-8B-mine", None),
+        ("Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B"),  # the base model, not the one tuned from it
+        ("GGUF", None),
+        ("", None),
+    ],
+)
+def test_a_name_means_the_model_of_exactly_that_name(name: str, found: str | None) -> None:
+    entry = entry_called(name)
+    assert (entry and entry.id) == found
+
+
+def test_a_file_is_the_catalogs_model_when_name_and_shapes_agree() -> None:
+    spec = catalog().by_id["Qwen/Qwen3-8B"].spec()
+    assert entry_of(replace(spec, name="Qwen3 8B")) is catalog().by_id["Qwen/Qwen3-8B"]
+    assert entry_of(replace(spec, name="Qwen3-4B")) is None
+    assert entry_of(replace(spec, layers=spec.layers - 1)) is None
+    assert entry_of(replace(spec, tensors=spec.tensors[1:])) is None
+    assert entry_of(replace(spec, name="tiny")) is None
