@@ -32,7 +32,7 @@ from weigh.store.quality_result import Measure, MeasuredModel, save
 from weigh.store.run import Quantity
 from weigh.synth import write_gguf
 
-LADDER = Path(__file__).parents[2] / "ladder" / "models" / "ladder-520k-512ktok-Q8_0.gguf"
+LADDER = min((Path(__file__).parents[2] / "ladder" / "models").glob("*-Q8_0.gguf"))
 CODER = "Qwen/Qwen2.5-Coder-1.5B-Instruct"
 HOSTILE = "<script>alert(1)</script> | **x** [y](http://z)"
 
