@@ -211,7 +211,10 @@ def fit(table: Sequence[Row]) -> tuple[dict[str, object], list[str]]:
         "models_fitted": len({loss.model for loss in losses}),
         "published": published(found, table),
     }
+    alone = fit_table(losses, Exponent(0.0, 1.0))
     lines += [
+        "size by the divergences alone: "
+        f"{alone['exponent'] * math.log(10):.2f} ± {alone['exponent_sd'] * math.log(10):.2f} per decade",
         f"size: ln(loss) changes by {slope:.2f} ± {slope_error:.2f} per decade of size in {used} benchmark losses,"
         f" with the divergences by {fitted['exponent'] * math.log(10):.2f}",
         f"standard deviations of ln(loss): { {name: sd for name, sd in fitted.items() if name.startswith('ln_sd_')} }",

@@ -2,7 +2,7 @@
 
 A prediction is a type's loss in the mean model times a factor of the model: its size, its family, itself. What is
 already known of the same model's loss in other types tells that factor, so that it is worth far more than size or
-family. Fitted by benchmarks/quantization_loss_fit.py; docs/quality.md holds it against models left out.
+family. Fitted by benchmarks/quantization_loss_fit.py; docs/quantization_loss.md holds it against models left out.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _predicted(
     ln_nats, sd = expected(table, recipe, factor, bits_per_weight=bits_per_weight, anchors=anchors)
     known = [f"its own loss at {', '.join(one.recipe for one in anchors)}"] if anchors else []
     known += ["others published of it"] if model_id in table["models"] else []
-    known += [f"{table['rows']} published losses of {table['models_fitted']} models (docs/quality.md)"]
+    known += [f"{table['rows']} published losses of {table['models_fitted']} models (docs/quantization_loss.md)"]
     return Figure(
         math.exp(ln_nats),
         math.exp(ln_nats - Z80 * sd),
