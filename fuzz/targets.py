@@ -438,7 +438,7 @@ def _profile_seeds() -> list[bytes]:
 
 @cache
 def _run_seeds() -> list[bytes]:
-    from tests.store.quality import DIVERGED, ON_CODE, ON_TASKS
+    from tests.store.quality import DIVERGED, ON_CODE, ON_TASKS, later
     from tests.store.runs import RUN
     from tests.store.samples import BENCH, faster
     from weigh.store import quality_result
@@ -447,10 +447,17 @@ def _run_seeds() -> list[bytes]:
     listed = ([], [RUN.to_json()], [RUN.to_json(), RUN.to_json()])
     own = [json.dumps({"weigh_runs": 1, "runs": runs}).encode() for runs in listed]
     foreign = Path(__file__).parents[1] / "tests" / "store" / "foreign"
+    benched = [BENCH, faster(2.0, 1, model="other")]
+    judged = [
+        later(result, number, model=replace(result.model, name=one.model))
+        for result in (ON_CODE, ON_TASKS, DIVERGED)
+        for number, one in enumerate(benched)
+    ]
     return [
         *own,
         json.dumps(document([BENCH, faster(2.0, 1)])).encode(),
         json.dumps(quality_result.document([ON_CODE, ON_TASKS, DIVERGED])).encode(),
+        json.dumps(document(benched) | quality_result.document(judged)).encode(),
         *(path.read_bytes() for path in sorted(foreign.iterdir()) if path.stat().st_size <= 8192),
         _shortened((foreign / "guidellm.json").read_bytes()),
     ]

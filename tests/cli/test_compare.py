@@ -15,6 +15,7 @@ from weigh.cli import main
 from weigh.store import Store
 from weigh.store.exchange import export, take_in
 from weigh.store.measurement import Measured, Measurement, save
+from weigh.store.quality_result import MeasuredModel
 from weigh.store.quality_result import save as save_quality
 
 
@@ -113,6 +114,24 @@ def test_quality_measured_on_the_same_goes_before_published(
     document = json.loads(ask(capsys, "coder-7b", "coder-14b", "--json")[1])
     assert document["front_quality"] == "measured: bits per byte on the repository mine"
     assert [point["quality"]["value"] for point in document["front"]] == [1.0, 1.5]
+
+
+def test_the_difference_on_the_same_pieces_is_said(capsys: pytest.CaptureFixture[str], store: Store) -> None:
+    save(store, BENCH)
+    save(store, OTHER)
+    models = [MeasuredModel(one.model, one.quantization) for one in (BENCH, OTHER)]
+    for seconds, (model, bits) in enumerate(zip(models, (1.0, 0.9), strict=True)):
+        pieces = tuple(
+            (f"{number:016x}", number, 1000 * (bits + 0.01 * (number % 3)) + number % 2, 1000, *[None] * 4)
+            for number in range(12)
+        )
+        save_quality(store, [later(ON_CODE, seconds, model=model, pieces=pieces)])
+    code, out, _ = ask(capsys, "model-1b", "other")
+    assert code == 0
+    assert "repository mine at c0ffeec0: B is better; B needs 0.1 (0.1–0.1) bits per byte less than A" in out
+    (gap,) = json.loads(ask(capsys, "model-1b", "other", "--json")[1])["quality_gaps"]
+    assert gap["better"] == gap["id"] == OTHER.id
+    assert gap["difference"]["value"] == pytest.approx(-0.1)
 
 
 @pytest.mark.parametrize(

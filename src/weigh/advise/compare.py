@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from weigh.advise.paired_results import Gap, gap
 from weigh.advise.same_material import SharedQuality, shared_quality
 from weigh.errors import BadInput, UnknownName
 from weigh.figure import Basis, Figure
 from weigh.median import interval_confidence
 from weigh.store.fields import Scalar
 from weigh.store.measurement import Measured, Measurement, beginning_with, measurements
-from weigh.store.quality_result import QualityResult
+from weigh.store.quality_result import QualityResult, Way
 from weigh.store.store import Store
 
 MOST_COMPARED = 20
+MOST_RESULTS = 20  # of quality, newest of each model
 LEAST_CONFIDENCE = 0.7  # of a median's interval, below which it says nothing: one sample or two
 _Z80 = 1.2815515655446004  # half-width of an 80 % interval of a normal distribution, in standard deviations
 _ID = re.compile(r"[0-9a-f]{4,16}")
@@ -78,6 +80,20 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class QualityGap:
+    """How the quality of a measurement's model differs from that of the first one's, on the same pieces.
+
+    Attributes:
+        place: of the measurement.
+        result: what was measured of its model, newest of those that have something in common with the first's.
+    """
+
+    place: int
+    result: QualityResult
+    gap: Gap
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Attributes:
     rows: what at least two of them measured under equal conditions.
@@ -87,6 +103,7 @@ class Comparison:
     by_quality: whether the front counts quality, which needs all of them measured on the same, or a published score
         of all of them.
     measured_quality: what `weigh quality` measured of all points; None where they have nothing in common.
+    gaps: of each measurement but the first, in each way that both models were measured.
     """
 
     measurements: tuple[Measurement, ...]
@@ -96,6 +113,7 @@ class Comparison:
     points: tuple[Point, ...]
     by_quality: bool
     measured_quality: SharedQuality | None
+    gaps: tuple[QualityGap, ...]
 
     @property
     def quality_said(self) -> str:
@@ -158,6 +176,7 @@ def compare(found: Sequence[Measurement], results: Sequence[QualityResult] = ())
         ),
         by_quality=by_quality,
         measured_quality=measured,
+        gaps=tuple(_gaps(found, results)),
     )
 
 
@@ -174,6 +193,24 @@ def ratio(first: Measured, other: Measured) -> Ratio | None:
     down = math.hypot(math.log(b.value / b.low), math.log(a.high / a.value), drift)
     up = math.hypot(math.log(b.high / b.value), math.log(a.value / a.low), drift)
     return Ratio(value, value * math.exp(-down), value * math.exp(up))
+
+
+def _gaps(found: Sequence[Measurement], results: Sequence[QualityResult]) -> Iterator[QualityGap]:
+    def of(one: Measurement) -> list[QualityResult]:
+        named = (one.model, one.quantization)
+        return [r for r in results if (r.model.name, r.model.quantization) == named][:MOST_RESULTS]
+
+    if not results or not found:
+        return
+    first = of(found[0])
+    for place, one in enumerate(found[1:], start=1):
+        pairs = [(mine, theirs) for theirs in of(one) for mine in first]
+        ways: set[Way] = set()
+        for mine, theirs in pairs:
+            if theirs.way in ways or mine is theirs or (seen := gap(mine, theirs)) is None:
+                continue
+            ways.add(theirs.way)
+            yield QualityGap(place, theirs, seen)
 
 
 def _drift() -> float:

@@ -20,7 +20,6 @@ from weigh.store.quality_result import MeasuredModel, QualityResult, Way, qualit
 
 if TYPE_CHECKING:
     from weigh.figure import Figure
-    from weigh.quality.paired import Difference, Piece
     from weigh.quality.tasks.passing import Outcome
     from weigh.store.store import Store
 
@@ -132,6 +131,8 @@ class ForTask:
         )
 
     def _of_code(self, model_id: str) -> str:
+        from weigh.advise.paired_results import gap
+
         result = self.evidence.code.get(model_id)
         bits = result.measure("bits_per_byte") if result else None
         if result is None or bits is None:
@@ -140,17 +141,17 @@ class ForTask:
         compared = [
             (other, found)
             for other_id, other in self.evidence.code.items()
-            if other_id != model_id and (found := _difference(result, other)) is not None
+            if other_id != model_id and (found := gap(result, other)) is not None
         ]
         if not compared:
             return said
-        other, found = max(compared, key=lambda pair: pair[1].text_bytes)
-        name, gap = _short(other.model.catalog_id), found.shown
+        other, found = max(compared, key=lambda pair: pair[1].count)
+        name, less = _short(other.model.catalog_id), found.difference
         if found.better is None:
             return f"{said}, not told apart from {name}"
         word = "better" if found.better == 0 else "worse"
-        ends = sorted((abs(gap.low), abs(gap.high)))
-        return f"{said}, {word} than {name} by {abs(gap.value):.2f} ({ends[0]:.2f}–{ends[1]:.2f})"
+        ends = sorted((abs(less.low), abs(less.high)))
+        return f"{said}, {word} than {name} by {abs(less.value):.2f} ({ends[0]:.2f}–{ends[1]:.2f})"
 
 
 def evidence(store: Store) -> Evidence:
@@ -234,18 +235,11 @@ def _of_task(passes: Sequence[QualityResult], task: Task) -> dict[str, QualityRe
 
 
 def _outcomes(result: QualityResult, task: Task) -> dict[str, Outcome]:
-    """Of the tasks that are evidence on a need, by task and what it was at that time."""
-    from weigh.quality.tasks.passing import Outcome
+    """Of the tasks that are evidence on a need."""
+    from weigh.advise.paired_results import outcomes
 
-    found = {}
-    for name, version, need, difficulty, samples, passed in result.pieces:
-        counts = (difficulty, samples, passed)
-        if need not in EVIDENCE.get(task.name, ()) or not all(isinstance(count, int) for count in counts):
-            continue
-        level, asked, solved = (int(count or 0) for count in counts)
-        if 0 <= solved <= asked and asked:
-            found[f"{name} {version}"] = Outcome(str(name), str(need), level, asked, solved)
-    return found
+    groups = EVIDENCE.get(task.name, ())
+    return {name: one for name, one in outcomes(result).items() if one.need in groups}
 
 
 def _prior(model: MeasuredModel, task: Task, losses: Losses) -> Figure | None:
@@ -257,34 +251,6 @@ def _prior(model: MeasuredModel, task: Task, losses: Losses) -> Figure | None:
     except UnknownName:
         return None
     return found.score
-
-
-# --- code --------------------------------------------------------------------------------------------
-
-
-def _difference(first: QualityResult, second: QualityResult) -> Difference | None:
-    """Bits per byte of the first less those of the second, on the excerpts that both have read."""
-    from weigh.quality.paired import LEAST_FILES, difference
-
-    numbers: dict[object, tuple[int, int]] = {}  # of each excerpt: the first's file, and a number of its own
-    for excerpt, file, *_ in first.pieces:
-        if isinstance(file, int):
-            numbers.setdefault(excerpt, (file, len(numbers)))
-    shared = {excerpt for excerpt, *_ in second.pieces if excerpt in numbers}
-    files = {numbers[excerpt][0] for excerpt in shared}
-    mine, theirs = (_pieces(one, numbers) for one in (first, second))
-    return difference(mine, theirs, by_file=len(files) >= LEAST_FILES, any_time=True)
-
-
-def _pieces(one: QualityResult, numbers: Mapping[object, tuple[int, int]]) -> list[Piece]:
-    from weigh.quality.paired import Piece
-
-    found = []
-    for excerpt, _, bits, size, *_ in one.pieces:
-        if excerpt in numbers and isinstance(bits, int | float) and isinstance(size, int) and size > 0:
-            file, number = numbers[excerpt]
-            found.append(Piece(file, number, 0, float(bits), size))
-    return found
 
 
 def _short(model_id: str) -> str:

@@ -17,8 +17,9 @@ def compare(asked: tuple[str, ...], plot: str | None, as_json: bool) -> int:
     """What was measured of A, B and more under equal conditions, side by side, with ratios to A.
 
     A and B are beginnings of ids as `weigh history` shows them, or models' names: then your newest measurement
-    of it. Only what was measured is compared; estimates never are. A ratio has the interval that holds it in 8 of
-    10 cases, and is marked where it is not beyond noise. Exit code 1 when nothing can be compared.
+    of it. Only what was measured is compared, the models' quality among it; estimates never are. A ratio has the
+    interval that holds it in 8 of 10 cases, and is marked where it is not beyond noise. Exit code 1 when nothing can
+    be compared.
     """
     from weigh.advise.compare import MOST_COMPARED, picked
     from weigh.advise.compare import compare as side_by_side
@@ -35,7 +36,13 @@ def compare(asked: tuple[str, ...], plot: str | None, as_json: bool) -> int:
     chosen = {one.id: one for one in (picked(store, name) for name in asked)}
     if len(chosen) < 2:
         raise click.UsageError("these are one and the same measurement")
-    found = side_by_side(list(chosen.values()), quality_results(store))
+    results = [
+        result
+        for model in dict.fromkeys(one.model for one in chosen.values())
+        for result in quality_results(store, model, pieces=True)
+        if result.model.name == model
+    ]
+    found = side_by_side(list(chosen.values()), sorted(results, key=lambda one: -one.when_unix_s))
     drawn = plot is not None and bool(found.points)
     if plot is not None and drawn:
         picture.draw_front(found, Path(plot))
@@ -48,4 +55,4 @@ def compare(asked: tuple[str, ...], plot: str | None, as_json: bool) -> int:
         from weigh.cli.screens.compare import show_compared
 
         show_compared(found, plot or "" if drawn else "")
-    return 0 if found.rows else 1
+    return 0 if found.rows or found.gaps else 1

@@ -114,6 +114,19 @@ def compared_document(found: Comparison) -> Document:
             }
             for row in found.rows
         ],
+        "quality_gaps": [
+            {
+                "id": found.measurements[one.place].id,
+                "way": str(one.result.way),
+                "material": one.result.to_json(pieces=False)["material"],
+                "difference": one.gap.difference.to_json(),
+                "better": None
+                if one.gap.better is None
+                else found.measurements[one.place * one.gap.better].id,
+                "count": one.gap.count,
+            }
+            for one in found.gaps
+        ],
         "alone": list(found.alone),
         "differences": {name: list(values) for name, values in found.differences.items()},
         "front": [

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from weigh import units
 from weigh.cli.render import UNLIMITED, Bold, Grid, interval, screen_width, show
-from weigh.cli.screens.quality_kept import with_interval
+from weigh.cli.screens.quality_kept import measured_on, with_interval
 from weigh.cli.screens.quantities import at, in_words, said
 
 if TYPE_CHECKING:
-    from weigh.advise.compare import Comparison, Point, Ratio
+    from collections.abc import Sequence
+
+    from weigh.advise.compare import Comparison, Point, QualityGap, Ratio
     from weigh.store.measurement import Measurement
 
 _WIDTH, _HEIGHT = 78, 17
@@ -36,6 +38,10 @@ def show_compared(found: Comparison, saved: str = "") -> None:
         show("\n", Bold("Decode speed against memory"), "\n")
         _draw(found)
         show(_front(found))
+    if found.gaps:
+        show("\n", Bold("Quality"), ", on what both models were measured on\n")
+        for gap in found.gaps:
+            show(_gap(gap, letters(len(found.measurements))))
     if saved:
         show("\nPicture  ", Bold(saved))
 
@@ -103,6 +109,29 @@ def _front(found: Comparison) -> Grid:
             *([quality_in_words(found, point) or "none"] if quality else []),
         )
     return table
+
+
+_GAPS = {
+    "bits/byte": ("needs", "bits per byte", 1),
+    "nats": ("has", "nats of divergence", 1),
+    "share": ("passes", "points", 100),
+}
+
+
+def _gap(found: QualityGap, names: Sequence[str]) -> str:
+    """`repository mine: B is better: it needs 0.05 (0.03–0.07) bits per byte less than A`."""
+    figure, name, first = found.gap.difference, names[found.place], names[0]
+    verb, unit, scale = _GAPS[figure.unit]
+    value, low, high = (end * scale for end in (figure.value, figure.low, figure.high))
+    on = measured_on(found.result)
+    if found.gap.better is None:
+        return (
+            f"{on}: not sure which is better; {name} {verb} {low:+.3g} to {high:+.3g} {unit} against {first}"
+        )
+    better = names[found.place * found.gap.better]
+    low, high = sorted((abs(low), abs(high)))
+    more = "more" if value > 0 else "less"
+    return f"{on}: {better} is better; {name} {verb} {abs(value):.3g} ({low:.3g}–{high:.3g}) {unit} {more} than {first}"
 
 
 def quality_in_words(found: Comparison, point: Point) -> str:
