@@ -2,8 +2,9 @@
 
 A loss is a mean divergence in nats, or ln(perplexity / full model's). Of the 45 files above 0.01 nats for which both
 are printed, half agree within 1.2 % and all within 17 %; below they part ways, and a perplexity may even fall, so that
-rows of perplexity below 0.004 are left out. A type is a recipe of llama.cpp and how the file was made: plainly, with an importance matrix, or `pure`
-(all tensors of a layer in one format, with a matrix). Types that weigh is never asked for are left out.
+rows of perplexity below 0.004 are left out. A type is a recipe of llama.cpp and how the file was made: plainly, with
+an importance matrix, or `pure` (all tensors of a layer in one format, with a matrix). Types that weigh is never asked
+for are left out.
 """
 
 from __future__ import annotations
