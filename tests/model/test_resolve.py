@@ -76,6 +76,9 @@ def test_of_several_the_exact_then_the_tuned_then_the_newest_is_meant(typed: str
         ("qwen3-8b:q5_k_m", "Q5_K_M"),
         ("qwen3:8b-q8_0", "Q8_0"),
         ("gpt-oss-20b", "MXFP4_MOE"),  # as it is published
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "Q4_K_M"),  # the name of the model itself
+        ("nemotron-3-nano-30b-a3b", "Q4_K_M"),
+        ("nemotron-3-nano-30b-a3b-bf16", "BF16"),
     ],
 )
 def test_a_recipe_may_follow_and_has_a_default(typed: str, recipe: str) -> None:

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 DEFAULT_RECIPE = "Q4_K_M"
 
 _TUNED = frozenset({"instruct", "it", "chat"})
-_FILLERS = _TUNED | {"hf", "base", "meta", "gguf", "c4ai", "nvidia"}
+_FILLERS = _TUNED | {"hf", "base", "meta", "gguf", "c4ai", "nvidia", "bf16"}
 # Words of a catalog id that may be left out: versions and dates of release, context, active parameters.
-_OPTIONAL = r"v\d[\d.]*|\d{4}|\d+k|a[\d.]+[bm]|bf16"
+_OPTIONAL = r"v\d[\d.]*|\d{4}|\d+k|a[\d.]+[bm]"
 _RECIPE_LIKE = r"(?i)(i?q|tq)\d.*|b?f(16|32)|(mx|nv|b?f)fp.*|awq.*|gptq.*|nf\d.*|int\d.*"
 
 
@@ -68,7 +68,7 @@ def resolve(name: str, *, checkpoint: bool = False) -> ModelSpec:
             f"`{printable(name.strip())}` names no quantization",
             hint="leave out the colon, or add one, e.g. `:Q4_K_M`",
         )
-    bare, recipe = _recipe_apart(name)
+    bare, recipe = (name, None) if _is_id(name) else _recipe_apart(name)
     if recipe and (found := _at_path(bare, recipe)) is not None:
         return _requantized(found, recipe, checkpoint=checkpoint)
     if _looks_like_path(bare):
@@ -266,6 +266,13 @@ def _recipe_apart(name: str) -> tuple[str, str | None]:
     if re.fullmatch(_RECIPE_LIKE, tail):
         raise UnknownName("quantization", printable(tail), close=_close(tail.upper(), _quantizations(), 0.4))
     return name, None
+
+
+def _is_id(name: str) -> bool:
+    """Of the catalog, in full: some end in the name of a format, as `…-A3B-BF16`."""
+    from weigh.model.catalog import catalog
+
+    return any(name.strip().lower() == one.lower() for one in catalog().by_id)
 
 
 def _entry(name: str) -> CatalogEntry | None:
