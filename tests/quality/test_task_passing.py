@@ -7,7 +7,15 @@ import math
 
 import pytest
 
-from weigh.quality.tasks.passing import Outcome, by_difficulty, by_need, interval, pass_at_k, rate
+from weigh.quality.tasks.passing import (
+    Outcome,
+    by_difficulty,
+    by_need,
+    difference,
+    interval,
+    pass_at_k,
+    rate,
+)
 
 
 @pytest.mark.parametrize(("samples", "passed", "k"), [(5, 2, 1), (5, 2, 3), (6, 0, 2), (6, 6, 2), (4, 1, 4)])
@@ -65,3 +73,40 @@ def test_rates_by_need_and_difficulty():
     assert at_4 is not None
     assert (at_4.tasks, at_4.figure.value) == (2, 1.0)  # only tasks with four samples can say
     assert rate(outcomes, 5) is None
+
+
+def asked(passed: list[int], samples: int = 1) -> list[Outcome]:
+    return [Outcome(f"review/{n}", "review", 1, samples, count) for n, count in enumerate(passed)]
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "same", "better"),
+    [(2, 0, 0, None), (5, 0, 40, None), (6, 0, 40, 0), (0, 6, 0, 1), (9, 1, 9, 0), (8, 2, 9, None)],
+)
+def test_better_is_what_the_exact_sign_test_says(won: int, lost: int, same: int, better: int | None):
+    """Of single answers the draws of signs are McNemar's exact test: chances of 0.5, 0.062, 0.031, 0.021, 0.109."""
+    first = asked([1] * won + [0] * lost + [1] * same)
+    second = asked([0] * won + [1] * lost + [1] * same)
+    found = difference(first, second)
+    assert found is not None
+    assert (found.better, found.tasks) == (better, won + lost + same)
+    assert found.figure.value == pytest.approx((won - lost) / (won + lost + same))
+
+
+def test_equal_models_are_seldom_told_apart():
+    import numpy as np
+
+    random = np.random.default_rng(1)
+    told = 0
+    for _ in range(200):
+        chances = random.random(40)
+        found = difference(*(asked(random.binomial(3, chances).tolist(), 3) for _ in range(2)))
+        told += found is not None and found.better is not None
+    assert told <= 20  # 10 of 200 expected
+
+
+def test_tasks_that_only_one_was_asked_do_not_count():
+    assert difference(asked([1]), asked([1, 0])) is None
+    found = difference(asked([1, 1]), asked([1, 1, 0]))
+    assert found is not None
+    assert (found.figure.value, found.better, found.tasks) == (0.0, None, 2)

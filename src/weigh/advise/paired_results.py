@@ -26,7 +26,7 @@ class Gap:
 
     Attributes:
         difference: the second less the first, with its 80 % interval: bits per byte, nats, or a share of tasks.
-        better: 0 or 1, where the difference is sure (at 95 %; of tasks where the interval leaves nought out).
+        better: 0 or 1, where the difference is sure at 95 %.
         count: bytes that both have read, windows, or tasks.
     """
 
@@ -141,6 +141,4 @@ def _of_tasks(first: QualityResult, second: QualityResult) -> Gap | None:
     found = outcomes_difference(theirs, mine)
     if found is None:
         return None
-    figure, tasks = found
-    better = None if figure.low <= 0 <= figure.high else int(figure.low > 0)
-    return Gap(figure, better, tasks)
+    return Gap(found.figure, None if found.better is None else 1 - found.better, found.tasks)

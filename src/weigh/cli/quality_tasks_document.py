@@ -58,7 +58,15 @@ def _pairs(runs: Sequence[TaskRun]) -> list[Document]:
             gap = difference(one.outcomes(), other.outcomes())
             if gap is not None:
                 models = [one.model, other.model]
-                found.append({"models": models, "difference": gap[0].to_json(), "tasks": gap[1]})
+                better = None if gap.better is None else models[gap.better]
+                found.append(
+                    {
+                        "models": models,
+                        "difference": gap.figure.to_json(),
+                        "better": better,
+                        "tasks": gap.tasks,
+                    }
+                )
     return found
 
 

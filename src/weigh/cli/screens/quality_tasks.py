@@ -84,16 +84,14 @@ def _statements(runs: Sequence[TaskRun]) -> list[str]:
         found = difference(one.outcomes(), other.outcomes())
         if found is None:
             continue
-        figure, tasks = found
-        first, second = (one, other) if figure.value >= 0 else (other, one)
-        ends = sorted((abs(figure.low), abs(figure.high))) if figure.low * figure.high > 0 else None
-        if ends is None:
-            lines.append(
-                f"{first.model} or {second.model}: not sure which is better on these {tasks:,} tasks"
-            )
-        else:
-            points = f"{100 * abs(figure.value):.0f} points ({100 * ends[0]:.0f}–{100 * ends[1]:.0f})"
-            lines.append(f"{first.model} passes {points} more than {second.model}, on {tasks:,} tasks")
+        figure, on = found.figure, f"on {found.tasks:,} tasks"
+        if found.better is None:
+            lines.append(f"{one.model} or {other.model}: not sure which is better {on}")
+            continue
+        first, second, sign = (one, other, 1) if found.better == 0 else (other, one, -1)
+        low, high = sorted((sign * figure.low, sign * figure.high))
+        points = f"{100 * abs(figure.value):.0f} points ({100 * low:.0f} to {100 * high:.0f})"
+        lines.append(f"{first.model} passes {points} more than {second.model}, sure at 95 % {on}")
     return lines
 
 
