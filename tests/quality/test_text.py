@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.quality.scoring import ENGLISH, opened, synthetic, texts
 from weigh.errors import BadFile, BadInput
+from weigh.quality import text as text_module
 from weigh.quality.scorer import ChildScorer, Scores, TokenizedText
 from weigh.quality.text import (
     BLOCK_BYTES,
@@ -164,7 +166,9 @@ def test_text_shorter_than_two_windows_is_refused(scorer: ChildScorer) -> None:
 # --- what is read ------------------------------------------------------------------------------------
 
 
-def test_text_files_below_a_folder_are_read_and_others_counted(tmp_path: Path) -> None:
+def test_text_files_below_a_folder_are_read_and_others_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, data in {
         "b.py": b"two\n",
         "a/a.txt": "öne\n".encode(),
@@ -178,9 +182,16 @@ def test_text_files_below_a_folder_are_read_and_others_counted(tmp_path: Path) -
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
     (tmp_path / "link.txt").symlink_to(tmp_path / "b.py")
+    os.mkfifo(tmp_path / "pipe.txt")
     found = read_texts(tmp_path)
     assert [text.name for text in found.texts] == ["a/a.txt", "b.py"]
     assert (found.files, found.bytes, found.skipped) == (2, 9, 3)
+    monkeypatch.setattr(text_module, "MOST_BYTES", 8)
+    with pytest.raises(BadInput, match="GiB of text"):
+        read_texts(tmp_path)
+    monkeypatch.setattr(text_module, "MOST_FILES", 4)
+    with pytest.raises(BadInput, match="more than 4 files"):
+        read_texts(tmp_path)
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

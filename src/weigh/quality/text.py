@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ SECTION_BYTES = 64 << 10  # longer files are cut at line ends and each part read
 BLOCK_BYTES = 1 << 10  # of a file; what differences between models rest on where files are few
 MOST_FILE_BYTES = 64 << 20
 MOST_FILES = 100_000
+MOST_BYTES = 1 << 30  # of all files: they are held in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +113,14 @@ def read_texts(place: Path) -> Texts:
     """A file, or all text files below a folder but those in hidden folders; links are not followed.
 
     Raises:
-        BadInput: there is no such place, or no text in it.
+        BadInput: there is no such place, or no text in it, or more than can be held.
         BadFile: a file named by itself is no text.
     """
     if not place.exists():
         raise BadInput(f"`{place}` does not exist")
-    paths = [place] if place.is_file() else list(_files_below(place))
+    paths = [place] if place.is_file() else _files_below(place)
     texts: list[Text] = []
-    skipped = 0
+    skipped = size_bytes = 0
     for number, path in enumerate(paths):
         said = _text_of(path)
         if said is None:
@@ -127,21 +130,33 @@ def read_texts(place: Path) -> Texts:
             continue
         name = path.name if path == place else path.relative_to(place).as_posix()
         texts += [Text(name, number, part, at) for at, part in enumerate(sections(said))]
+        size_bytes += len(said.encode())
+        if size_bytes > MOST_BYTES:
+            raise BadInput(
+                f"`{place}` holds more than {MOST_BYTES >> 30} GiB of text", hint="name a folder within it"
+            )
     if not texts:
         raise BadInput(f"`{place}` holds no text files")
     return Texts(tuple(texts), skipped)
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    found = 0
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or path.is_symlink() or not path.is_file():
-            continue
-        found += 1
-        if found > MOST_FILES:
+def _files_below(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for inside, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(inside, name) for name in names if not name.startswith("."))
+        found += filter(_is_plain, paths)
+        if len(found) > MOST_FILES:
             raise BadInput(f"`{folder}` holds more than {MOST_FILES:,} files", hint="name a folder within it")
-        yield path
+    return sorted(found)
+
+
+def _is_plain(path: Path) -> bool:
+    """No link, and no pipe that would never end."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _text_of(path: Path) -> str | None:
