@@ -185,6 +185,32 @@ def test_ctrl_c_keeps_what_is_done():
     assert isinstance(run.error, KeyboardInterrupt)
 
 
+@needs_sandbox
+def test_ctrl_c_ends_code_that_is_running():
+    """The program would else wait at its end until the code has used up its time."""
+    begun = threading.Event()
+    sleeps = "```python\nimport time\ntime.sleep(600)\n```"
+
+    def answering(request: dict[str, Any]) -> str:
+        if request["messages"][0]["content"] == chat_prompt(CODE[0]):
+            begun.set()
+            return sleeps
+        begun.wait()
+        return knows(REVIEW, request)
+
+    def interrupted(stage: str, done: float) -> None:
+        raise KeyboardInterrupt
+
+    with server(answering) as url, from_url(url) as writer:
+        before = set(threading.enumerate())
+        run = put(writer, (*CODE, *REVIEW[:1]), Asked(parallel=2), progress=interrupted)
+        workers = [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+        for thread in set(workers) - before:
+            thread.join(15)  # half of what the code may take
+            assert not thread.is_alive()
+    assert (run.ended, len(run.answers)) == (Ended.INTERRUPTED, 1)
+
+
 def test_no_answer_is_begun_when_the_time_is_up():
     with server(lambda request: knows(REVIEW, request)) as url, from_url(url) as writer:
         with pytest.raises(BadInput, match="the time was up"):
@@ -254,7 +280,7 @@ def test_a_base_model_fills_gaps(tiny: Path, store: object):
     tasks = (*load_tasks(wanted=["completion"])[:2], *REVIEW)
     sampling = Sampling(most_tokens=16)
     kept: list[Answer] = []
-    with from_file(read_gguf(tiny), tasks, sampling) as writer:
+    with from_file(read_gguf(tiny), tasks, sampling, threads=1) as writer:
         run = put(
             writer, tasks, Asked(2, sampling, parallel=1), keep=lambda model, answer: kept.append(answer)
         )
@@ -268,7 +294,7 @@ def test_a_base_model_fills_gaps(tiny: Path, store: object):
 
 def test_a_chat_with_a_real_engine(tiny: Path, store: object):
     sampling = Sampling(temperature=0.8, most_tokens=16)
-    with from_file(read_gguf(tiny), REVIEW[:1], sampling, style=Style.CHAT) as writer:
+    with from_file(read_gguf(tiny), REVIEW[:1], sampling, style=Style.CHAT, threads=1) as writer:
         run = put(writer, REVIEW[:1], Asked(sampling=sampling))
     (answer,) = run.answers
     assert not answer.verdict.passed

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
@@ -221,8 +221,13 @@ class Box:
             pipe.close()
 
 
-def watch(boxes: Sequence[Box], until: Box) -> None:
-    """Read what `boxes` say and keep them to their limits, until `until` has ended."""
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+def watch(boxes: Sequence[Box], until: Box, stopped: Callable[[], bool] = never) -> None:
+    """Read what `boxes` say and keep them to their limits, until `until` has ended or `stopped` says so."""
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):  # it is over, or Linux is older than 5.3: the next tick will show
             exited = os.pidfd_open(until.pid)
@@ -239,6 +244,8 @@ def watch(boxes: Sequence[Box], until: Box) -> None:
             spent_s += min(now_s - last_s, LONGEST_STEP_S)
             last_s = now_s
             for box in boxes:
+                if stopped():
+                    box.end("interrupted")
                 if spent_s > box.limits.wall_s and Part.WALL_TIME not in box.without:
                     box.end(f"ran longer than {units.seconds(box.limits.wall_s)}")
             if now_s >= memory_s:

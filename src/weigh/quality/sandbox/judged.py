@@ -13,12 +13,12 @@ import functools
 import json
 import random
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from weigh.errors import NotSupported
-from weigh.quality.sandbox.box import Box, Limits, Part, bubblewrap, watch
+from weigh.quality.sandbox.box import Box, Limits, Part, bubblewrap, never, watch
 from weigh.quality.sandbox.syscalls import seccomp_filter
 
 USUAL = Limits()
@@ -81,6 +81,7 @@ def run_tests(
     support: Mapping[str, str] | None = None,
     limits: Limits = USUAL,
     without: frozenset[Part] = NOTHING_LEFT_OUT,
+    stopped: Callable[[], bool] = never,
 ) -> Verdict:
     """Does `code`, put in `file` beside the files of `support`, pass every test?
 
@@ -99,7 +100,7 @@ def run_tests(
         Box("answer_side", modules, files=files, limits=limits, channel=there, without=without) as answer,
         Box("test_side", files={**seen, "job.json": job}, limits=limits, channel=here) as judge,
     ):
-        watch((answer, judge), until=judge)
+        watch((answer, judge), until=judge, stopped=stopped)
         ended_for = answer.ended_for
     if ended_for or judge.ended_for:
         return Verdict(False, ended_for or judge.ended_for)
@@ -122,6 +123,7 @@ def run_test_file(
     support: Mapping[str, str] | None = None,
     limits: Limits = USUAL,
     without: frozenset[Part] = NOTHING_LEFT_OUT,
+    stopped: Callable[[], bool] = never,
 ) -> Verdict:
     """Does the test file `answer` accept each of `right` and reject each of `mutants`?
 
@@ -135,7 +137,7 @@ def run_test_file(
     versions += [(False, number, code) for number, code in enumerate(mutants, 1)]
     random.shuffle(versions)
     for is_right, number, code in versions:
-        report = _report(answer, module, rewritten(code), support or {}, limits, without)
+        report = _report(answer, module, rewritten(code), support or {}, limits, without, stopped)
         if is_right and not report.passed:
             return Verdict(False, f"right version {number} is rejected: {report.why}")
         if not is_right and report.passed:
@@ -150,6 +152,7 @@ def _report(
     support: Mapping[str, str],
     limits: Limits,
     without: frozenset[Part],
+    stopped: Callable[[], bool],
 ) -> Verdict:
     """What the test file says of one version; anything but an orderly report of success is a rejection."""
     from weigh.quality.sandbox.inside.wire import Channel, Gone
@@ -162,7 +165,7 @@ def _report(
         job = {"module": module.removesuffix(".py"), "code": code, "answer": answer}
         try:
             channel.send(job)
-            watch((box,), until=box)
+            watch((box,), until=box, stopped=stopped)
             report = channel.receive()
         except Gone as error:
             return Verdict(False, box.ended_for or str(error))

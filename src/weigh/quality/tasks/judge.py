@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from weigh.quality.sandbox.box import Limits
+from weigh.quality.sandbox.box import Limits, never
 from weigh.quality.sandbox.judged import USUAL, Verdict, run_test_file, run_tests
 from weigh.quality.tasks import extract
 from weigh.quality.tasks.task import Expected, Kind, Task
@@ -14,11 +14,19 @@ from weigh.quality.tasks.task import Expected, Kind, Task
 MOST_REPLY_CHARACTERS = 200_000  # more is cut: no task needs it
 
 
-def judge(task: Task, reply: str, *, completes: bool = False, limits: Limits = USUAL) -> Verdict:
+def judge(
+    task: Task,
+    reply: str,
+    *,
+    completes: bool = False,
+    limits: Limits = USUAL,
+    stopped: Callable[[], bool] = never,
+) -> Verdict:
     """Judge a reply to `task`.
 
     Args:
         completes: the reply is the raw text after `task.prefix`, from a base model, not a chat's answer.
+        stopped: once it says so the code is ended, and the verdict says nothing.
 
     Raises:
         NotSupported: it holds code and there is no sandbox to run it in.
@@ -47,8 +55,9 @@ def judge(task: Task, reply: str, *, completes: bool = False, limits: Limits = U
             mutants=task.mutants,
             support=task.support,
             limits=limits,
+            stopped=stopped,
         )
-    return run_tests(code, task.tests, file=task.file, support=task.support, limits=limits)
+    return run_tests(code, task.tests, file=task.file, support=task.support, limits=limits, stopped=stopped)
 
 
 def compare(expected: Expected, reply: str) -> Verdict:

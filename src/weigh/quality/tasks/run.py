@@ -178,7 +178,7 @@ def put(
         run.ended, run.error = Ended.FAILED, error
     finally:
         stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)  # they end with their model's server at the latest
+        pool.shutdown(wait=False, cancel_futures=True)  # what is under way sees `stop`
     run.took_s = time.monotonic() - began_s
     if not run.answers:
         raise run.error or BadInput("the time was up before the first answer", hint="give it more")
@@ -232,7 +232,7 @@ def answered(
         if error.status != 400 or "context" not in error.message.lower():
             raise
         return Answer(task.id, sample, "", Verdict(False, error.message[:200]), None, True, 0.0)
-    verdict = judge(task, reply.text, completes=writer.style is Style.COMPLETION)
+    verdict = judge(task, reply.text, completes=writer.style is Style.COMPLETION, stopped=stopped)
     if reply.cut and not verdict.passed:
         verdict = Verdict(False, f"cut after {sampling.most_tokens} tokens; {verdict.why}")
     return Answer(task.id, sample, reply.text, verdict, reply.output_tokens, reply.cut, reply.took_s)
