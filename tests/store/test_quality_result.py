@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import sqlite3
 import zlib
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.store.quality import DIVERGED, MODEL, ON_CODE, ON_TASKS, later
+from tests.store.quality import DIVERGED, MODEL, ON_CODE, ON_TASKS, figure, later
 from weigh.errors import BadFile, BadInput, NotKept
 from weigh.store import Store
 from weigh.store.exchange import as_csv, as_markdown, export, take_in
@@ -34,6 +35,13 @@ def test_what_is_saved_comes_back_as_it_was(store: Store) -> None:
     save(store, EVERY)  # once is enough
     assert quality_results(store, pieces=True) == list(EVERY)
     assert quality_results(store) == [replace(one, pieces=()) for one in EVERY]
+
+
+def test_an_end_beyond_all_bounds_is_one_that_is_not_known(store: Store) -> None:
+    wide = replace(DIVERGED.measures[0], figure=figure(9.0, 1.0, 1.7e308, "perplexity"))
+    save(store, [later(DIVERGED, 1, measures=(wide,))])
+    (found,) = quality_results(store)
+    assert found.measures[0].figure.high == math.inf
 
 
 def test_results_are_picked_by_model_way_and_file(store: Store) -> None:

@@ -15,7 +15,15 @@ from weigh.figure import Basis, Figure
 from weigh.quality.code_answers import Answer, Quantity
 from weigh.quality.paired import LEAST_FILES
 from weigh.store.fields import LARGEST, Scalar, printable
-from weigh.store.quality_result import Material, Measure, MeasuredModel, Piece, QualityResult, Way
+from weigh.store.quality_result import (
+    LARGEST_METRIC,
+    Material,
+    Measure,
+    MeasuredModel,
+    Piece,
+    QualityResult,
+    Way,
+)
 
 if TYPE_CHECKING:
     from weigh.model.spec import ModelSpec
@@ -210,7 +218,7 @@ def _result(
         model=_measured(model),
         reference=None if reference is None else measured_model(reference),
         material=material,
-        measures=tuple(one for one in measures if math.isfinite(one.figure.value)),
+        measures=tuple(one for one in measures if abs(one.figure.value) <= LARGEST_METRIC),
         engine=engine,
         engine_version=version,
         ended=ended,

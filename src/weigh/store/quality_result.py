@@ -133,8 +133,8 @@ class Measure:
             "name": printable(self.name),
             "of": printable(self.of),
             "value": figure.value,
-            "low": figure.low if math.isfinite(figure.low) else None,
-            "high": figure.high if math.isfinite(figure.high) else None,
+            "low": figure.low if abs(figure.low) <= LARGEST_METRIC else None,
+            "high": figure.high if abs(figure.high) <= LARGEST_METRIC else None,
             "unit": figure.unit,
             "count": self.count,
         }
@@ -362,17 +362,16 @@ def _read(db: sqlite3.Connection, ids: Sequence[str], *, pieces: bool) -> list[Q
 
 
 def _model(fields: Fields) -> MeasuredModel:
+    def size(key: str) -> int | None:
+        return fields.whole(key, least=1, most=int(LARGEST)) if fields.known(key) else None
+
     found = MeasuredModel(
         name=fields.text("name"),
         quantization=fields.text("quantization", empty=True),
         catalog_id=fields.text("catalog_id", empty=True),
         fingerprint=fields.text("fingerprint", empty=True),
-        parameters=fields.whole("parameters", least=1, most=int(LARGEST))
-        if fields.known("parameters")
-        else None,
-        weights_bytes=fields.whole("weights_bytes", least=1, most=int(LARGEST))
-        if fields.known("weights_bytes")
-        else None,
+        parameters=size("parameters"),
+        weights_bytes=size("weights_bytes"),
     )
     fields.end()
     return found
