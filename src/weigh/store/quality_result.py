@@ -29,8 +29,7 @@ FORMAT = "weigh_quality"  # the key that an export begins with; its value is the
 FORMAT_NUMBER = 1
 MOST_METRICS = 1000
 MOST_PIECES = 1 << 20
-MOST_NEEDS = 100
-MOST_SETTINGS = 100
+MOST_SETTINGS = 100  # and needs
 LARGEST_METRIC = 1e300  # a perplexity may be anything
 
 Piece = tuple[Scalar, ...]
@@ -164,10 +163,7 @@ class Material:
             "digest": printable(self.digest),
             "text_bytes": self.text_bytes,
             "needs": [printable(need) for need in self.needs],
-            "settings": {
-                name: printable(value) if isinstance(value, str) else value
-                for name, value in self.settings.items()
-            },
+            "settings": {k: printable(v) if isinstance(v, str) else v for k, v in self.settings.items()},
         }
 
 
@@ -279,9 +275,7 @@ def quality_results(
 
     Args:
         model: part of its name, in any case, with or without `:QUANTIZATION`; None for all.
-        way: measured this way; None for all.
-        fingerprint: of the model's file; None for all.
-        catalog_id: of the catalog's model that it is; None for all.
+        way, fingerprint, catalog_id: of the result, the model's file, the catalog's model; None for all.
         of_catalog: only of models that are the catalog's.
         imported: also those of others.
         pieces: with what each piece came to, which may be many.
@@ -382,7 +376,7 @@ def _material(fields: Fields) -> Material:
         name=fields.text("name"),
         digest=fields.text("digest", empty=True),
         text_bytes=fields.whole("text_bytes", most=int(LARGEST)) if fields.known("text_bytes") else None,
-        needs=fields.texts("needs", most=MOST_NEEDS),
+        needs=fields.texts("needs", most=MOST_SETTINGS),
         settings=fields.scalars("settings", most=MOST_SETTINGS),
     )
     fields.end()
