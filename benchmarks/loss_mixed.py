@@ -37,19 +37,23 @@ class Exponent:
     error: float
 
 
-def fit_table(losses: Sequence[Loss], exponent: Exponent) -> dict[str, Any]:
-    """The part of quality_loss.json that predicts, from rows and the prior of the exponent."""
+def fit_table(losses: Sequence[Loss], exponent: Exponent, *, all_types: bool = False) -> dict[str, Any]:
+    """The part of quality_loss.json that predicts, from rows and the prior of the exponent.
+
+    Args:
+        all_types: also those that are made otherwise than weigh would.
+    """
     model = _Mixed(losses, exponent)
-    asked = [Loss("", "", PIVOT_PARAMETERS_B, r, "plain", 0.0) for r in RECIPES]
-    asked += [Loss("", "", PIVOT_PARAMETERS_B, r, "matrix", 0.0) for r in WITH_MATRIX]
-    seen = {loss.recipe for loss in losses}
-    asked = [one for one in asked if one.recipe in seen]
+    seen = {loss.type: loss for loss in losses}
+    order = {recipe: place for place, recipe in enumerate(RECIPES + WITH_MATRIX)}
+    asked = [loss for type, loss in seen.items() if all_types or type == loss.recipe]
+    asked.sort(key=lambda loss: (order[loss.recipe], loss.type))
     mean, covariance = model.of_types(asked)
     common = max(0.0, float(np.mean(covariance[np.triu_indices(len(asked), 1)])))
     own = np.sqrt(np.maximum(np.diag(covariance) - common, 0.0))
     return {
-        "nats": {one.recipe: float(f"{math.exp(m):.4g}") for one, m in zip(asked, mean, strict=True)},
-        "ln_sd_of_type": {one.recipe: round(float(sd), 3) for one, sd in zip(asked, own, strict=True)},
+        "nats": {one.type: float(f"{math.exp(m):.4g}") for one, m in zip(asked, mean, strict=True)},
+        "ln_sd_of_type": {one.type: round(float(sd), 3) for one, sd in zip(asked, own, strict=True)},
         "ln_sd_of_unknown_type": round(math.hypot(float(np.median(own)), model.sd["made"]), 3),
         "ln_sd_common": round(math.sqrt(common), 3),
         "ln_sd_family": round(model.sd["family"], 3),
@@ -171,9 +175,9 @@ class _Mixed:
         )
 
 
-def _levels(losses: Sequence[Loss]) -> dict[tuple[str, str], float]:
+def _levels(losses: Sequence[Loss]) -> dict[str, float]:
     """How far a type lies from the pivot, in ln(nats), by the plain mean of its rows."""
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    found: dict[str, list[float]] = defaultdict(list)
     for loss in losses:
         found[loss.type].append(math.log(loss.nats / PIVOT_NATS))
     return {type: fmean(values) for type, values in found.items()}

@@ -93,11 +93,12 @@ def test_a_loss_measured_on_little_text_moves_others_less() -> None:
     assert plain < vague < unbounded < sure
 
 
-def test_a_measured_loss_of_nothing_and_one_of_a_mix_do_no_harm() -> None:
+def test_measured_losses_of_nothing_of_a_mix_and_of_no_number_do_no_harm() -> None:
     plain = quantization_loss(EIGHT_B, "Q3_K_M")
     nothing = Figure.exact(0.0, "nats", Basis.MEASURED)
     assert 0 < quantization_loss(EIGHT_B, "Q3_K_M", measured={"Q8_0": nothing}).value < plain.value
     assert quantization_loss(EIGHT_B, "Q3_K_M", measured={"mix for 4 GiB": measured(0.1)}) == plain
+    assert quantization_loss(EIGHT_B, "Q3_K_M", measured={"Q8_0": measured(math.nan)}) == plain
 
 
 def test_the_prediction_is_the_conditional_mean_of_a_normal_distribution() -> None:

@@ -76,7 +76,8 @@ def quantization_loss(
             Basis.PUBLISHED,
             published["source"],
         )
-    anchors = tuple(_anchor(name, figure) for name, figure in sorted((measured or {}).items()))
+    known = sorted((measured or {}).items())
+    anchors = tuple(_anchor(name, figure) for name, figure in known if math.isfinite(figure.value))
     return _predicted(parameters, recipe, bits_per_weight, model_id, anchors)
 
 
@@ -101,7 +102,9 @@ def _predicted(
     ln_nats, sd = expected(table, recipe, factor, bits_per_weight=bits_per_weight, anchors=anchors)
     known = [f"its own loss at {', '.join(one.recipe for one in anchors)}"] if anchors else []
     known += ["others published of it"] if model_id in table["models"] else []
-    known += [f"{table['rows']} published losses of {table['models_fitted']} models (docs/quantization_loss.md)"]
+    known += [
+        f"{table['rows']} published losses of {table['models_fitted']} models (docs/quantization_loss.md)"
+    ]
     return Figure(
         math.exp(ln_nats),
         math.exp(ln_nats - Z80 * sd),
