@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from weigh.advise.needs import TASKS, need
 from weigh.advise.search import recommend
 from weigh.bench.here import Here
 from weigh.engines.engine import Settings
+from weigh.estimate.returns import same_bytes
 from weigh.estimate.setup import weigh
 from weigh.model.resolve import resolve
 
@@ -96,3 +98,20 @@ def test_without_a_calibration_speeds_are_unknown_and_nothing_is_called_slow(roo
 def test_completion_wants_models_that_fill_in_the_middle(roomy: Here) -> None:
     answer = recommend(need("autocomplete", min_decode_tokens_per_s=1, max_ttft_s=1e6), roomy)
     assert all("coder" in one.name or "code" in one.name or "granite" in one.name for one in answer.ranked)
+
+
+def test_a_trade_of_bits_for_size_carries_the_chance_that_returns_gives(roomy: Here) -> None:
+    easy = need("coding", min_decode_tokens_per_s=0.1, max_ttft_s=1e9)
+    answer = recommend(easy, _with_free(roomy, 16))
+    first = answer.ranked[0]
+    said = [
+        found
+        for line in answer.trades
+        if (found := re.search(r"of one family in .* (\S+) is better than (\S+) with a chance (.*)$", line))
+    ]
+    assert said
+    for other, chosen, chance in (found.groups() for found in said):
+        assert chosen == first.quantization
+        recipes = (chosen, other)
+        _, instead = same_bytes(first.setup.memory.weights_bytes, easy.task.axis, recipes)
+        assert chance in (f"of {100 * instead.best_chance:.0f} %", "under 1 %", "over 99 %")

@@ -134,6 +134,17 @@ def test_the_difference_on_the_same_pieces_is_said(capsys: pytest.CaptureFixture
     assert gap["difference"]["value"] == pytest.approx(-0.1)
 
 
+@pytest.mark.parametrize("asked", ["model-1b", ON_CODE.id[:8]])
+def test_a_model_whose_quality_alone_was_measured_is_told_so(
+    asked: str, capsys: pytest.CaptureFixture[str], store: Store
+) -> None:
+    save(store, OTHER)
+    save_quality(store, [ON_CODE])
+    code, _, err = ask(capsys, "other", asked)
+    assert code == 2
+    assert f"of `{asked}` there is measured quality, and no benchmark" in err
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -20,7 +20,8 @@ from weigh.figure import Basis, Figure
 from weigh.median import interval_confidence
 from weigh.store.fields import Scalar
 from weigh.store.measurement import Measured, Measurement, beginning_with, measurements
-from weigh.store.quality_result import QualityResult, Way
+from weigh.store.quality_result import QualityResult, Way, quality_results
+from weigh.store.quality_result import beginning_with as judged
 from weigh.store.store import Store
 
 MOST_COMPARED = 20
@@ -126,7 +127,7 @@ def picked(store: Store, asked: str) -> Measurement:
 
     Raises:
         UnknownName: there is none.
-        BadInput: several ids begin so, or several models are called that.
+        BadInput: several ids begin so, several models are called that, or its quality alone was measured.
     """
     found = beginning_with(store, asked) if _ID.fullmatch(asked) else []
     if len(found) > 1:
@@ -139,6 +140,11 @@ def picked(store: Store, asked: str) -> Measurement:
     exact = [one for one in own if asked.casefold() in (one.model.casefold(), one.name.casefold())]
     named = exact or own
     if not named:
+        if quality_results(store, asked, limit=1) or (_ID.fullmatch(asked) and judged(store, asked)):
+            raise BadInput(
+                f"of `{asked}` there is measured quality, and no benchmark to put beside others",
+                hint="`weigh bench` makes one; `weigh quality A B` compares quality alone",
+            )
         raise UnknownName("measurement", asked, hint="history lists their ids")
     models = dict.fromkeys(one.model for one in named)
     if len(models) > 1:
