@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from weigh.errors import BadInput
+from weigh.quality import scaling
 from weigh.quality.scaling import LossCurve, Run, fit_loss_curve
 
 TRUTH = LossCurve(0.6, 30.0, 0.35, 400.0, 0.45, "nats")
@@ -37,13 +38,25 @@ def test_one_amount_of_data_gives_a_curve_over_size_alone() -> None:
     assert found.loss(5_000_000, 1) == pytest.approx(TRUTH.loss(5_000_000, 2_000_000), rel=0.01)
 
 
-def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+def test_intervals_hold_the_truth_about_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    for exponents in ("SIZE_EXPONENTS", "DATA_EXPONENTS"):  # a coarser grid, for time
+        monkeypatch.setattr(scaling, exponents, np.linspace(0.02, 1.2, 30))
     held = 0
     for seed in range(40):
         figure = fit_loss_curve(runs(0.01, seed), "nats", draws=40).gain_per_doubling(4_000_000, 2_000_000)
         truth = TRUTH.loss(4_000_000, 2_000_000) - TRUTH.loss(8_000_000, 2_000_000)
         held += figure.low <= truth <= figure.high
     assert 24 <= held <= 40  # 32 of 40 expected
+
+
+def test_a_further_run_lies_within_its_interval_about_as_often_as_it_says() -> None:
+    """Six runs and three unknowns: the curve follows them closer than a further one will lie."""
+    held = 0
+    for seed in range(100):
+        seen, more = (runs(0.01, number, tokens=(2_000_000,)) for number in (seed, 5000 + seed))
+        figure = fit_loss_curve(seen, "nats", draws=20).at(more[3].parameters, more[3].tokens)
+        held += figure.low <= more[3].loss <= figure.high
+    assert 68 <= held <= 92  # 80 expected
 
 
 def test_gains_shrink_with_size() -> None:

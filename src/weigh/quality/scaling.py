@@ -15,6 +15,7 @@ import numpy as np
 
 from weigh.errors import BadInput
 from weigh.figure import Basis, Figure
+from weigh.quality.clustered import student_t
 
 DRAWS = 200  # of the residuals, for the intervals
 SIZE_EXPONENTS = np.linspace(0.02, 1.2, 60)
@@ -45,6 +46,8 @@ class LossCurve:
         data_coefficient, data_exponent: B and beta; 0 where the runs saw too few amounts of data to tell.
         unit: of the losses.
         residuals: ln(loss / fitted) by run, in the runs' order.
+        spread: within so much of the curve, as a share of the loss, a single run lies in 8 of 10 cases: Student's t
+            for the freedom that the fit leaves its runs.
         draws: curves fitted to the runs with their residuals drawn anew.
         smallest, largest: parameters of the runs; beyond them the curve is an extrapolation.
     """
@@ -56,6 +59,7 @@ class LossCurve:
     data_exponent: float
     unit: str
     residuals: tuple[float, ...] = ()
+    spread: float = 0.0
     draws: tuple[LossCurve, ...] = field(default=(), repr=False)
     smallest: int = 0
     largest: int = 0
@@ -67,8 +71,7 @@ class LossCurve:
 
     def at(self, parameters: int, tokens: int) -> Figure:
         """The loss of a model of that size, with the 80 % interval of the fit and of a single run about it."""
-        spread = 1.2816 * float(np.std(self.residuals, ddof=0)) if self.residuals else 0.0
-        return self._figure(lambda curve: curve.loss(parameters, tokens), spread)
+        return self._figure(lambda curve: curve.loss(parameters, tokens), self.spread)
 
     def gain_per_doubling(self, parameters: int, tokens: int) -> Figure:
         """How much the loss falls when the parameters double and the data stays as it is."""
@@ -119,9 +122,8 @@ def fit_loss_curve(runs: Sequence[Run], unit: str, *, draws: int = DRAWS, seed: 
     residuals = np.log(losses / fitted)
     unknowns = 5 if with_data else 3
     freedom = max(1, len(runs) - unknowns)
-    widened = residuals * np.sqrt(
-        len(runs) / freedom
-    )  # a fit follows its own runs: their residuals are too small
+    # a fit follows its own runs: their residuals are too small
+    widened = residuals * np.sqrt(len(runs) / freedom)
     random = np.random.default_rng(seed)
     drawn = [
         _least_squares(sizes, tokens, fitted * np.exp(random.choice(widened, len(runs))), with_data)
@@ -131,6 +133,7 @@ def fit_loss_curve(runs: Sequence[Run], unit: str, *, draws: int = DRAWS, seed: 
         *first,
         unit=unit,
         residuals=tuple(map(float, residuals)),
+        spread=student_t(_HIGH - _LOW, freedom) * float(np.sqrt(np.mean(widened**2))),
         draws=tuple(LossCurve(*one, unit=unit) for one in drawn),
         smallest=int(sizes.min()),
         largest=int(sizes.max()),
@@ -163,26 +166,28 @@ def _least_squares(sizes: Array, tokens: Array, losses: Array, with_data: bool) 
     ]  # relative errors: the residual is 1 - fitted / loss, to first order ln's
     usable = (0, 1, 2) if with_data else (0, 1)
     best: tuple[float, Unknowns] | None = None
-    for count in range(1, len(usable) + 1):
-        for chosen in combinations(usable, count):
-            part = columns[:, :, chosen]
-            gram = np.einsum("gri,grj->gij", part, part) + 1e-12 * np.eye(count)
-            right = part.sum(axis=1)
-            solved = np.linalg.solve(gram, right[..., None])[..., 0]
-            errors = ((1 - np.einsum("gri,gi->gr", part, solved)) ** 2).sum(axis=1)
-            errors[(solved < 0).any(axis=1)] = np.inf
-            at = int(np.argmin(errors))
-            if best is None or errors[at] < best[0]:
-                found = dict(zip(chosen, map(float, solved[at]), strict=True))
-                best = (
-                    float(errors[at]),
-                    (
-                        found.get(0, 0.0),
-                        found.get(1, 0.0) * float(scale_n) ** float(alpha[at]),
-                        float(alpha[at]),
-                        found.get(2, 0.0) * float(scale_d) ** float(beta[at]),
-                        float(beta[at]),
-                    ),
-                )
+    for chosen in (some for count in (3, 2, 1) for some in combinations(usable, count)):
+        part = columns[:, :, chosen]
+        gram = np.einsum("gri,grj->gij", part, part) + 1e-12 * np.eye(len(chosen))
+        right = part.sum(axis=1)
+        solved = np.linalg.solve(gram, right[..., None])[..., 0]
+        errors = ((1 - np.einsum("gri,gi->gr", part, solved)) ** 2).sum(axis=1)
+        least = errors.min()
+        errors[(solved < 0).any(axis=1)] = np.inf
+        at = int(np.argmin(errors))
+        if best is None or errors[at] < best[0]:
+            found = dict(zip(chosen, map(float, solved[at]), strict=True))
+            best = (
+                float(errors[at]),
+                (
+                    found.get(0, 0.0),
+                    found.get(1, 0.0) * float(scale_n) ** float(alpha[at]),
+                    float(alpha[at]),
+                    found.get(2, 0.0) * float(scale_d) ** float(beta[at]),
+                    float(beta[at]),
+                ),
+            )
+        if chosen == usable and errors[at] == least:
+            break  # no term wants to be negative, and with fewer terms no error is smaller
     assert best is not None
     return best[1]
