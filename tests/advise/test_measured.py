@@ -168,7 +168,7 @@ def test_a_model_measured_alone_is_shown_and_not_moved(kept: Callable[..., Evide
     found = kept(passes(SMALL, 40))
     assert _points(found, SMALL) == _points(Evidence(), SMALL)
     (said,) = found.of(CODING).said(SMALL, "Q4_K_M")
-    assert said.endswith("no other model was measured on them, so they do not move its place")
+    assert said.endswith("no other model was measured on 10 of them, so they do not move its place")
 
 
 @pytest.mark.parametrize(

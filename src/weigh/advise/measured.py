@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from weigh.advise.needs import EVIDENCE, Task
-from weigh.advise.shift import Shift, shifts
+from weigh.advise.shift import LEAST_TASKS, Shift, shifts
 from weigh.errors import UnknownName
 from weigh.estimate.quality import Quality, quality
 from weigh.model.catalog import catalog
@@ -48,20 +48,28 @@ class Evidence:
         passes = _of_task(self.passes, task)
         priors = {model: _prior(one.model, task, self.losses.get(model, {})) for model, one in passes.items()}
         known = {model: prior for model, prior in priors.items() if prior is not None}
-        shares = {
-            model: {task: one.passed / one.samples for task, one in _outcomes(passes[model], task).items()}
-            for model in known
-        }
-        return ForTask(task, self, passes, shifts(known, shares))
+        return ForTask(task, self, passes, shifts(known, {model: passes[model].shares for model in known}))
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """What one model did of the tasks of a need, by task and version."""
+
+    model: MeasuredModel
+    outcomes: Mapping[str, Outcome]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        return {task: one.passed / one.samples for task, one in self.outcomes.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class ForTask:
-    """Evidence on one task: the result of each model that counts, and how it moves the index."""
+    """Evidence on one task: what each model passed, and how that moves its index; both by catalog id."""
 
     task: Task
     evidence: Evidence
-    passes: Mapping[str, QualityResult]
+    passes: Mapping[str, Passes]
     shifts: Mapping[str, Shift]
 
     def quality(
@@ -107,17 +115,17 @@ class ForTask:
     def _of_tasks(self, model_id: str) -> str:
         from weigh.quality.tasks.passing import rate
 
-        result, shift = self.passes.get(model_id), self.shifts.get(model_id)
-        found = rate(list(_outcomes(result, self.task).values())) if result else None
-        if result is None or found is None:
+        passes, shift = self.passes.get(model_id), self.shifts.get(model_id)
+        found = rate(list(passes.outcomes.values())) if passes else None
+        if passes is None or found is None:
             return ""
         share = found.figure
         passed = (
-            f"measured here: {result.model.quantization} passes {100 * share.value:.0f} %"
+            f"measured here: {passes.model.quantization} passes {100 * share.value:.0f} %"
             f" ({100 * share.low:.0f}–{100 * share.high:.0f}) of {found.tasks:,} tasks of this need"
         )
         if shift is None:
-            return f"{passed}; no other model was measured on them, so they do not move its place"
+            return f"{passed}; no other model was measured on {LEAST_TASKS} of them, so they do not move its place"
         beside = _short(shift.beside[0]) if len(shift.beside) == 1 else f"{len(shift.beside)} other models"
         return f"{passed}; beside {beside} that moves its index by {shift.points:+.1f} points"
 
@@ -220,26 +228,22 @@ def _windows(one: QualityResult) -> int:
 # --- tasks -------------------------------------------------------------------------------------------
 
 
-def _of_task(passes: Sequence[QualityResult], task: Task) -> dict[str, QualityResult]:
+def _of_task(passes: Sequence[QualityResult], task: Task) -> dict[str, Passes]:
     """By catalog id the result with most tasks of this need; asked in one and the same way, that of most models."""
-    ways: dict[tuple[object, ...], dict[str, QualityResult]] = {}
-    for one in passes:
-        asked = one.material.settings
-        if (asked.get("style") == "completion") != task.fim or not _outcomes(one, task):
-            continue
-        way = ways.setdefault((asked.get("temperature"), asked.get("max_tokens")), {})
-        before = way.get(one.model.catalog_id)
-        if before is None or len(_outcomes(before, task)) < len(_outcomes(one, task)):
-            way[one.model.catalog_id] = one
-    return max(ways.values(), key=len, default={})
-
-
-def _outcomes(result: QualityResult, task: Task) -> dict[str, Outcome]:
-    """Of the tasks that are evidence on a need."""
     from weigh.advise.paired_results import outcomes
 
     groups = EVIDENCE.get(task.name, ())
-    return {name: one for name, one in outcomes(result).items() if one.need in groups}
+    ways: dict[tuple[object, ...], dict[str, Passes]] = {}
+    for one in passes:
+        asked = one.material.settings
+        if (asked.get("style") == "completion") != task.fim:
+            continue
+        found = {name: outcome for name, outcome in outcomes(one).items() if outcome.need in groups}
+        way = ways.setdefault((asked.get("temperature"), asked.get("max_tokens")), {})
+        before = way.get(one.model.catalog_id)
+        if found and (before is None or len(before.outcomes) < len(found)):
+            way[one.model.catalog_id] = Passes(one.model, found)
+    return max(ways.values(), key=len, default={})
 
 
 def _prior(model: MeasuredModel, task: Task, losses: Losses) -> Figure | None:

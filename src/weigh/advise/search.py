@@ -158,8 +158,8 @@ def recommend(
     ]
     weighings.keep()
     meeting = sorted((r for r in weighed if r.meets), key=lambda r: -r.rank_points)
-    ranked = _best_per_model(meeting)[:limit]
-    misses = () if ranked else _nearest_misses(weighed)
+    ranked = [_with_words(one, measured) for one in _best_per_model(meeting)[:limit]]
+    misses = () if ranked else [_with_words(one, measured) for one in _nearest_misses(weighed)]
     first = ranked[0] if ranked else None
     return Answer(
         need=need,
@@ -224,7 +224,6 @@ def _judged(
         quality=judged,
         rank_points=_rank_points(need, entry, setup, judged, moved=moved),
         shortfalls=tuple(shortfalls(need, setup, available, fits)),
-        measured_here=measured.said(entry.id, setup.quantization),
         moved=moved,
     )
 
@@ -278,6 +277,11 @@ def _answer_share(need: Need, model_id: str) -> float:
     if habits is None or habits.thinking != "always":
         return 1.0
     return need.output_tokens / (need.output_tokens + need.task.thinking_tokens)
+
+
+def _with_words(one: Recommendation, measured: ForTask) -> Recommendation:
+    """With what was measured of it, which is worked out for what is shown alone."""
+    return replace(one, measured_here=measured.said(one.entry.id, one.quantization))
 
 
 def _best_per_model(ranked: list[Recommendation]) -> list[Recommendation]:
