@@ -12,8 +12,15 @@ import pytest
 from tests.quality.repositories import Repository, program
 from tests.quality.vocabularies import write_model
 from weigh.cli import main
+from weigh.quality import completion
 from weigh.quality.code_model import CodeModel
 from weigh.quality.completion import FIM_NAMES
+
+
+@pytest.fixture(autouse=True)
+def short_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that nobody trained never end a line."""
+    monkeypatch.setattr(completion, "LINE_TOKENS", 8)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +36,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> str:
     made = Repository(tmp_path_factory.mktemp("code") / "repository")
-    made.commit({f"part_{letter}.py": program(f"part_{letter}") for letter in ascii_lowercase[:12]})
+    made.commit({f"part_{letter}.py": program(f"part_{letter}", lines=18) for letter in ascii_lowercase[:12]})
     made.commit({"vendor/a.py": program("vendored"), "data.csv": "1,2\n"})
     return str(made.folder)
 

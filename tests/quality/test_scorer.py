@@ -24,6 +24,7 @@ from weigh.model.catalog import catalog
 from weigh.model.ggml_types import GgmlType
 from weigh.model.gguf_encoding import pair as pair_of
 from weigh.model.resolve import resolve
+from weigh.quality import scorer as scorer_module
 from weigh.quality.scorer import ChildScorer, open_scorer
 from weigh.synth import gguf
 from weigh.synth.safetensors import write_checkpoint
@@ -259,21 +260,32 @@ def test_a_checkpoint_answers_as_a_gguf_file_does(checkpoint: Path) -> None:
         assert same.log_probs == pytest.approx(whole[99:], abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("own", "start"),
-    [({"bos_token_id": 7}, 7), ({"bos_token_id": None, "eos_token_id": [9, 7]}, 9), ({}, None)],
-)
 def test_a_checkpoint_whose_tokenizer_names_no_beginning_has_the_one_of_its_config(
-    checkpoint: Path, tmp_path: Path, own: dict[str, object], start: int | None
+    checkpoint: Path, tmp_path: Path
 ) -> None:
     """As the GGUF file made of it (Qwen's checkpoints are of this kind); transformers' own ids mean nothing."""
-    folder = shutil.copytree(checkpoint, tmp_path / "tiny")
-    for name, without in (("tokenizer_config.json", "_token"), ("config.json", "os_token_id")):
-        said = json.loads((folder / name).read_text())
-        kept = {key: value for key, value in said.items() if not key.endswith(without)}
-        (folder / name).write_text(json.dumps(kept | own if name == "config.json" else kept))
-    with open_scorer(resolve(str(folder)), context_tokens=256, limits=Limits(), threads=1) as scorer:
-        assert (scorer.start, scorer.adds_bos) == (start, False)
+    cases = [
+        ({"bos_token_id": 7}, {"bos": 7, "eos": None}),
+        ({"bos_token_id": None, "eos_token_id": [9, 7]}, {"bos": None, "eos": 9}),
+        ({}, {"bos": None, "eos": None}),
+    ]
+    folders = [str(shutil.copytree(checkpoint, tmp_path / str(number))) for number, _ in enumerate(cases)]
+    for folder, (own, _) in zip(map(Path, folders), cases, strict=True):
+        for name, without in (("tokenizer_config.json", "_token"), ("config.json", "os_token_id")):
+            said = json.loads((folder / name).read_text())
+            kept = {key: value for key, value in said.items() if not key.endswith(without)}
+            (folder / name).write_text(json.dumps(kept | own if name == "config.json" else kept))
+    code = """
+import json, sys
+from scoring_child import TransformersModel
+models = [TransformersModel(folder, {"threads": 1, "exact": True}) for folder in sys.argv[1:]]
+print(json.dumps([[model.special, model.adds_bos] for model in models]))
+"""
+    child = Path(scorer_module.__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", code, *folders], cwd=child, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [[special, False] for _, special in cases]
 
 
 def test_two_kinds_of_files_are_not_compared(checkpoint: Path, model: Path) -> None:
