@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from weigh.cli import main
-from weigh.errors import BadInput, NoSpace, NotSupported
+from weigh.errors import BadFile, BadInput, NoSpace, NotSupported
 from weigh.model.checkpoint import read_checkpoint
 from weigh.model.config import spec_from_config
 from weigh.model.ggml_types import GgmlType
@@ -256,6 +256,17 @@ def test_parts_that_see_are_refused(source: Path, tmp_path: Path) -> None:
     save_file(found, source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(NotSupported, match="more than a text's part"):
         write(read_checkpoint(source), ROUNDINGS["W4A16"], tmp_path / "made")
+
+
+def test_damaged_folders_are_told_and_nothing_is_left(source: Path, tmp_path: Path) -> None:
+    (source / "secret.json").symlink_to("/etc/hostname")
+    with pytest.raises(BadFile, match="leads out of its folder"):
+        write(read_checkpoint(source), ROUNDINGS["W4A16"], tmp_path / "made")
+    (source / "secret.json").unlink()
+    (source / "config.json").rename(source / "other.json")
+    with pytest.raises(BadInput):
+        write(read_checkpoint(source), ROUNDINGS["W4A16"], tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 # --- the command ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from weigh.engines.engine import Limits
-from weigh.errors import NotSupported
+from weigh.errors import BadFile, NotSupported
 from weigh.model.gguf import read_gguf
 from weigh.quality.scorer import ChildScorer, open_scorer
 from weigh.shrink import ggml, quantize
@@ -213,6 +213,26 @@ def test_what_is_not_known_to_come_out_right_is_refused(
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(NotSupported, match=words):
+        CheckpointWeights(tmp_path)
+
+
+def test_heads_that_the_rows_are_not_of_are_told(tmp_path: Path) -> None:
+    save(tmp_path, FAMILIES["llama"](), byte_level(cut_by(QWEN)))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_attention_heads": 6, "head_dim": 16}))
+    with pytest.raises(
+        BadFile, match=r"`blk\.0\.attn_q\.weight` has 64 rows, and the config's 6 heads take 96"
+    ):
+        converted(tmp_path)
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def test_text_that_is_no_unicode_is_told(tmp_path: Path) -> None:
+    save(tmp_path, FAMILIES["llama"](), byte_level(cut_by(QWEN)))
+    said = json.loads((tmp_path / "tokenizer.json").read_text())
+    said["added_tokens"][1]["content"] = "\ud800"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(said))
+    with pytest.raises(BadFile, match="no Unicode"):
         CheckpointWeights(tmp_path)
 
 

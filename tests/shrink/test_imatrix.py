@@ -6,7 +6,7 @@ import pytest
 
 from weigh.errors import BadFile
 from weigh.model.ggml_types import GgmlType
-from weigh.model.gguf_encoding import STRING, NewTensor, pair
+from weigh.model.gguf_encoding import STRING, NewTensor, header, pair
 from weigh.shrink import gguf_file
 from weigh.shrink.imatrix import read_imatrix
 
@@ -74,3 +74,24 @@ def test_numbers_that_no_importance_has_are_told(
 ) -> None:
     with pytest.raises(BadFile, match=words):
         read_imatrix(write_gguf_matrix(tmp_path / "i.gguf", sums, counts, kind))
+
+
+@pytest.mark.parametrize("shape", [(0, 1), (4, 0)])
+def test_arrays_of_nothing_are_no_importance(shape: tuple[int, int], tmp_path: Path) -> None:
+    tensors = [
+        NewTensor("blk.0.attn_q.weight.in_sum2", shape, GgmlType.F32),
+        NewTensor("blk.0.attn_q.weight.counts", (1, 1), GgmlType.F32),
+    ]
+    path = tmp_path / "empty.gguf"
+    path.write_bytes(header([pair("general.type", "imatrix")], tensors) + bytes(64))
+    with pytest.raises(BadFile, match="no array of numbers"):
+        read_imatrix(path)
+
+
+@pytest.mark.parametrize("chunks", [-1, 1 << 32, "many"])
+def test_a_count_that_no_file_can_keep_is_none(chunks: int | str, tmp_path: Path) -> None:
+    tensors = [NewTensor(f"blk.0.attn_q.weight.{end}", (1, 1), GgmlType.F32) for end in ("in_sum2", "counts")]
+    entries = [pair("general.type", "imatrix"), pair("imatrix.chunk_count", chunks)]
+    path = tmp_path / "m.gguf"
+    path.write_bytes(header(entries, tensors) + struct.pack("<f28xf28x", 2.0, 1.0))
+    assert read_imatrix(path).chunks == 0

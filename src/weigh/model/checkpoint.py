@@ -121,7 +121,7 @@ def checkpoint_files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    return [_own(path, name) for name in _file_names(path, _index(path))]
+    return [own_file(path, name) for name in _file_names(path, _index(path))]
 
 
 def shard_names(path: Path, index: Mapping[str, object]) -> tuple[str, ...]:
@@ -163,7 +163,7 @@ def _fields(folder: Path, name: str, *, most_bytes: int = 8 << 20) -> dict[str, 
     """The fields of a JSON file of the folder; None when there is none."""
     if not (folder / name).exists() and not (folder / name).is_symlink():
         return None
-    return config_fields(_own(folder, name), most_bytes=most_bytes)
+    return config_fields(own_file(folder, name), most_bytes=most_bytes)
 
 
 def _file_names(folder: Path, index: Mapping[str, object] | None) -> list[str]:
@@ -207,8 +207,12 @@ def _present(folder: Path, names: list[str]) -> list[str]:
     return names
 
 
-def _own(folder: Path, name: str) -> Path:
-    """A file of the folder; a link may only lead into it, or into the blobs of the hub cache it is in."""
+def own_file(folder: Path, name: str) -> Path:
+    """A file of the folder; a link may only lead into it, or into the blobs of the hub cache it is in.
+
+    Raises:
+        BadFile: it is a link that leads elsewhere.
+    """
     path = folder / name
     if path.is_symlink():
         try:

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from weigh.errors import BadFile, BadInput, NotSupported
-from weigh.model.checkpoint import INDEX_NAME, checkpoint_files
+from weigh.model.checkpoint import INDEX_NAME, checkpoint_files, own_file
 from weigh.model.checkpoint_names import beside
 from weigh.model.config import config_fields
 from weigh.model.ggml_types import GgmlType
@@ -79,6 +79,7 @@ _LINEAR = re.compile(
     r"(?:.+\.)?layers\.\d{1,5}\.(?:self_attn\.(?:q|k|v|o|qkv)|mlp\.(?:gate|up|down|gate_up))_proj\.weight"
 )
 _CONFIG = "config.json"
+_ONLY_FILE = "model.safetensors"  # of a folder without an index
 _BESIDE_SUFFIXES = frozenset((".json", ".jinja", ".model", ".txt", ".md"))
 
 
@@ -110,7 +111,7 @@ def write(spec: ModelSpec, rounding: Rounding, out: Path, progress: Progress | N
         progress: called with the bytes written and the bytes in all.
 
     Raises:
-        BadInput: the model comes quantized, or a weight is no number.
+        BadInput: the model comes quantized, a weight is no number, or the folder is damaged.
         NotSupported: it has experts, parts beside the text's, or no linear layers that are known.
         NoSpace: the disk has no room for it.
         BadFile: it cannot be written there, or the source cannot be read on.
@@ -120,6 +121,7 @@ def write(spec: ModelSpec, rounding: Rounding, out: Path, progress: Progress | N
     group = _check(spec, files, rounding)
     for file in files:
         file.place(rounding, group)
+    config = _config(folder, files, rounding, group)
     total_bytes = sum(file.bytes for file in files)
     if not out.parent.is_dir():
         raise BadFile(out, "cannot be written: there is no such folder")
@@ -132,9 +134,9 @@ def write(spec: ModelSpec, rounding: Rounding, out: Path, progress: Progress | N
                 written += step
                 if progress is not None:
                     progress(written, total_bytes)
-        if len(files) > 1:
+        if [file.header.path.name for file in files] != [_ONLY_FILE]:
             _write_json(part / INDEX_NAME, _index(files))
-        _write_json(part / _CONFIG, _config(folder, files, rounding, group))
+        _write_json(part / _CONFIG, config)
 
 
 def _source(spec: ModelSpec) -> Path:
@@ -418,7 +420,7 @@ def _copy_beside(folder: Path, part: Path) -> None:
     for path in sorted(folder.iterdir()):
         kept = path.suffix in _BESIDE_SUFFIXES or path.name.startswith(("LICENSE", "LICENCE", "NOTICE"))
         if kept and path.is_file() and path.name not in (INDEX_NAME, _CONFIG):
-            shutil.copyfile(path, part / path.name)
+            shutil.copyfile(own_file(folder, path.name), part / path.name)
 
 
 def _write_json(path: Path, fields: Mapping[str, object]) -> None:

@@ -102,6 +102,13 @@ class CheckpointWeights:
         heads = hyper["attention.head_count" if "attn_q" in name else "attention.head_count_kv"]
         assert isinstance(heads, int)
         rows = data.size // (place.stored.block_bytes * (place.tensor.shape[0] if "weight" in name else 1))
+        wanted = heads * self.spec.mixers[0].key_dim
+        if rows != wanted or rows % (2 * heads):
+            assert place.path is not None
+            raise BadFile(
+                place.path,
+                f"`{name}` has {rows:,} rows, and the config's {heads} heads take {wanted:,} in pairs",
+            )
         turned = data.reshape(heads, 2, rows // heads // 2, -1).swapaxes(1, 2)
         return np.ascontiguousarray(turned).reshape(prod(place.tensor.shape[1:]), -1)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from weigh.errors import BadFile
 from weigh.model.ggml_types import GgmlType
+from weigh.model.gguf import printable
 from weigh.model.source import LocalFile
 from weigh.shrink.ggml import Floats
 from weigh.shrink.gguf_file import Parsed, parse, value_of
@@ -79,9 +80,9 @@ def _from_gguf(path: Path, data: bytes) -> ImportanceMatrix:
     chunks = value_of(parsed.entries, "imatrix.chunk_count")
     return ImportanceMatrix(
         values,
-        path.name,
+        printable(path.name),
         tuple(str(text) for text in datasets) if isinstance(datasets, tuple) else (),
-        chunks if isinstance(chunks, int) else 0,
+        _count(chunks),
     )
 
 
@@ -90,7 +91,7 @@ def _arrays(path: Path, parsed: Parsed, data: bytes) -> dict[str, Floats]:
     for stored in parsed.stored:
         tensor = stored.tensor
         raw = data[stored.offset : stored.offset + tensor.bytes]
-        if tensor.type is not GgmlType.F32 or len(raw) != tensor.bytes or len(tensor.shape) > 3:
+        if tensor.type is not GgmlType.F32 or not raw or len(raw) != tensor.bytes or len(tensor.shape) > 3:
             raise BadFile(path, f"`{tensor.name}` is no array of numbers that lies in the file")
         arrays[tensor.name] = np.frombuffer(raw, dtype="<f4").reshape(-1, tensor.shape[0])
     return arrays
@@ -120,11 +121,17 @@ def _older(path: Path, data: bytes) -> ImportanceMatrix:
         if columns <= 0:
             raise ValueError
         sums = np.frombuffer(data, dtype="<f4", count=columns, offset=position)
-        values[name] = (sums / max(calls, 1)).astype(np.float32).reshape(1, -1)
+        with np.errstate(invalid="ignore"):  # what is no number is found by the caller
+            values[name] = (sums / max(calls, 1)).astype(np.float32).reshape(1, -1)
         position += 4 * columns
     chunks = 0
     datasets: tuple[str, ...] = ()
     if position + 8 <= len(data):
         chunks, length = struct.unpack_from("<ii", data, position)
         datasets = (data[position + 8 : position + 8 + max(0, length)].decode(errors="replace"),)
-    return ImportanceMatrix(values, path.name, datasets, chunks)
+    return ImportanceMatrix(values, printable(path.name), datasets, _count(chunks))
+
+
+def _count(said: object) -> int:
+    """What can be written as a count of 32 bits again; 0 for anything else."""
+    return said if isinstance(said, int) and 0 <= said < 1 << 32 else 0

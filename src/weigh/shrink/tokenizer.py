@@ -58,6 +58,15 @@ def tokenizer_entries(folder: Path, config: Mapping[str, object], spec: ModelSpe
             f"{spec.name}: there is no `tokenizer.json`, and no other tokenizer is converted",
             hint="save it with transformers, whose fast tokenizers write one",
         )
+    try:
+        return _converted(path, config, spec)
+    except UnicodeEncodeError as error:
+        raise BadFile(
+            path, "or a file beside it holds text that is no Unicode: half a surrogate pair"
+        ) from error
+
+
+def _converted(path: Path, config: Mapping[str, object], spec: ModelSpec) -> dict[str, bytes]:
     said = _object(path, MOST_BYTES)
     model = _section(said, "model")
     if model.get("type") != "BPE":
@@ -72,7 +81,7 @@ def tokenizer_entries(folder: Path, config: Mapping[str, object], spec: ModelSpe
         "tokenizer.ggml.tokens": pair("tokenizer.ggml.tokens", tuple(tokens.texts), STRING),
         "tokenizer.ggml.token_type": pair("tokenizer.ggml.token_type", tuple(tokens.kinds), I32),
     }
-    return entries | _specials(folder, said, config, tokens)
+    return entries | _specials(path.parent, said, config, tokens)
 
 
 class _Tokens:
