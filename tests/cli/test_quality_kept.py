@@ -77,6 +77,14 @@ def test_a_text_is_kept_with_the_bits_of_each_piece(
     assert "secret-client" not in Path(store.path).read_bytes().decode("latin-1")
 
 
+def test_of_few_files_it_is_said_that_pieces_are_counted(
+    capsys: pytest.CaptureFixture[str], store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "long.txt").write_text(ENGLISH)
+    ask(capsys, "quality", SMALL, "--text", str(tmp_path / "long.txt"), *ONE_THREAD)
+    assert "bits per byte (3 pieces)" in ask(capsys, "history")[1]
+
+
 def test_windows_and_divergence_are_kept_window_by_window(
     capsys: pytest.CaptureFixture[str], store: Store, tmp_path: Path
 ) -> None:

@@ -50,7 +50,10 @@ def of_text(found: TextRun, models: Sequence[ModelSpec | Server], place: Path) -
                 Way.TEXT,
                 model,
                 material=Material(
-                    _name(place), digest, made.text_bytes, settings={"all_bytes": found.texts.bytes}
+                    _name(place),
+                    digest,
+                    made.text_bytes,
+                    settings={"files": made.files, "all_bytes": found.texts.bytes},
                 ),
                 measures=[
                     Measure("bits_per_byte", made.bits_per_byte, files),

@@ -26,6 +26,13 @@ _MAIN: dict[Way, tuple[tuple[str, str, int], ...]] = {
     ),
     Way.TASKS: (("pass@1", "passes {} %", 100),),
 }
+_UNITS = {
+    Way.TEXT: "file",
+    Way.WINDOWS: "window",
+    Way.DIVERGENCE: "window",
+    Way.REPOSITORY: "file",
+    Way.TASKS: "task",
+}
 _MOST_NEEDS = 3  # named in a line
 _NOTE = "figures with the interval that holds them in 8 of 10 cases"
 
@@ -76,8 +83,10 @@ def _units(one: QualityResult) -> str:
     first: Measure | None = one.measure(_MAIN[one.way][0][0])
     if first is None:
         return ""
-    unit = {Way.TASKS: "tasks", Way.WINDOWS: "windows", Way.DIVERGENCE: "windows"}.get(one.way, "files")
-    return f" ({first.count:,} {unit})"
+    unit = _UNITS[one.way]
+    if one.way is Way.TEXT and first.count != one.material.settings.get("files"):
+        unit = "piece"  # of files that are few
+    return f" ({first.count:,} {unit}{'s' if first.count != 1 else ''})"
 
 
 def with_interval(figure: Figure) -> str:
