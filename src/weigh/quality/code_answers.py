@@ -12,10 +12,10 @@ from enum import StrEnum
 from itertools import combinations, pairwise
 
 from weigh.figure import Basis, Figure
-from weigh.quality.clustered import Ratio, ratio, ratio_within, student_t, summed
+from weigh.quality.clustered import Ratio, ratio, student_t, summed
 from weigh.quality.completion import Written
 from weigh.quality.excerpts import Excerpt
-from weigh.quality.paired import LEAST_FILES, LEAST_UNITS, SHOWN, STATED, any_time_t
+from weigh.quality.paired import LEAST_FILES, SHOWN, of_differences
 
 
 class Quantity(StrEnum):
@@ -153,15 +153,13 @@ def _pair(
         files.append(one.file)
     if not amounts:
         return None
-    amounts, sizes = _clustered(amounts, sizes, files)
-    units = len(amounts)
-    may_stop = any_time and units >= LEAST_UNITS  # before that nothing stops it, and the usual interval holds
-    shown = ratio(amounts, sizes, SHOWN)
-    stated = ratio_within(amounts, sizes, any_time_t(units) if may_stop else student_t(STATED, units - 1))
-    lower = None if stated.low <= 0 <= stated.high else stated.high < 0
-    better = None if lower is None else first if lower == quantity.less_is_better else second
-    figure = Figure(shown.value, shown.low, shown.high, quantity.unit, Basis.MEASURED)
-    return Pair(first, second, quantity, figure, better, len(set(files)), may_stop)
+    count = len(set(files))
+    found = of_differences(amounts, sizes, files, by_file=count >= LEAST_FILES, any_time=any_time)
+    better = None
+    if found.decided:
+        better = first if (found.stated.high < 0) == quantity.less_is_better else second
+    figure = Figure(found.shown.value, found.shown.low, found.shown.high, quantity.unit, Basis.MEASURED)
+    return Pair(first, second, quantity, figure, better, count, found.any_time)
 
 
 def _clustered(amounts: list[float], sizes: list[float], files: list[int]) -> tuple[list[float], list[float]]:

@@ -90,14 +90,21 @@ def difference(
         return None
     bits = [one[place].bits - other[place].bits for place in places]
     sizes = [float(one[place].text_bytes) for place in places]
-    files = [place[0] for place in places]
+    return of_differences(bits, sizes, [place[0] for place in places], by_file=by_file, any_time=any_time)
+
+
+def of_differences(
+    amounts: Sequence[float], sizes: Sequence[float], files: Sequence[int], *, by_file: bool, any_time: bool
+) -> Difference:
+    """The same of differences that are known, each with the size it is of and the file it lies in."""
     if by_file:
-        bits, sizes = summed(bits, files), summed(sizes, files)
-    any_time = any_time and len(bits) >= LEAST_UNITS
-    bound = any_time_t(len(bits), STATED) if any_time else student_t(STATED, len(bits) - 1)
+        amounts, sizes = summed(amounts, files), summed(sizes, files)
+    units = len(amounts)
+    any_time = any_time and units >= LEAST_UNITS
+    bound = any_time_t(units, STATED) if any_time else student_t(STATED, units - 1)
     return Difference(
-        shown=ratio(bits, sizes, SHOWN),
-        stated=ratio_within(bits, sizes, bound),
+        shown=ratio(amounts, sizes, SHOWN),
+        stated=ratio_within(amounts, sizes, bound),
         text_bytes=round(sum(sizes)),
         any_time=any_time,
         by_file=by_file,
