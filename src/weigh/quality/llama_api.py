@@ -263,8 +263,12 @@ class LlamaModel:
         self._context = self._new_context(context_tokens, threads)
         self._memory = self._lib.llama_get_memory(self._context)
 
+    def _context_params(self) -> Any:
+        """Where a model that is looked at in another way says so."""
+        return self._lib.llama_context_default_params()
+
     def _new_context(self, context_tokens: int, threads: int) -> Any:
-        params = self._lib.llama_context_default_params()
+        params = self._context_params()
         batch_tokens = min(512, context_tokens)
         params.n_ctx, params.n_batch, params.n_ubatch = context_tokens, batch_tokens, batch_tokens
         params.n_outputs_max = params.n_outputs_max_per_seq = self.piece_tokens

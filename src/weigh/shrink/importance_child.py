@@ -99,17 +99,10 @@ class Watched(llama_api.LlamaModel):
         self._callback = _CALLBACK(self._watch)  # kept: the library calls it as long as the context lives
         super().__init__(path, context_tokens=context_tokens, threads=threads)
 
-    def _new_context(self, context_tokens: int, threads: int) -> Any:
-        params = self._lib.llama_context_default_params()
-        batch_tokens = min(512, context_tokens)
-        params.n_ctx, params.n_batch, params.n_ubatch = context_tokens, batch_tokens, batch_tokens
-        params.n_outputs_max = params.n_outputs_max_per_seq = self.piece_tokens
-        params.n_threads = params.n_threads_batch = threads
+    def _context_params(self) -> Any:
+        params = super()._context_params()
         params.cb_eval = ctypes.cast(self._callback, c_void_p).value
-        context = self._lib.llama_init_from_model(self._model, params)
-        if not context:
-            raise EngineCrashed("llama.cpp does not make a context for the model")
-        return context
+        return params
 
     def _watch(self, address: int, asked: bool, _user: object) -> bool:
         """Asked first whether a step is of interest, then called again when it is done."""
