@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from weigh.cli.bench import is_url
 from weigh.cli.options import Command
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def run_tasks(
     with closing(kept):
         for model in models:
             try:
-                spec = None if _is_url(model) else resolve(model)
+                spec = None if is_url(model) else resolve(model)
                 with (
                     _opened(spec or model, asked, how, tasks, limits, threads) as writer,
                     closing(ProgressLine(f"{len(tasks):,} tasks for {writer.model}")) as progress,
@@ -181,10 +182,6 @@ def _how(asked: TasksAsked) -> Asked:
         asked.seed or 0,
     )
     return Asked(samples, sampling, asked.parallel or 1, asked.max_time)
-
-
-def _is_url(model: str) -> bool:
-    return re.match(r"https?://", model) is not None
 
 
 def _opened(

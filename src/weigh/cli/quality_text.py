@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from weigh.cli.bench import is_url
 from weigh.cli.durations import Seconds
 from weigh.cli.options import Bytes, Command
 
@@ -230,6 +231,6 @@ def _model(name: str, asked: TextAsked) -> ModelSpec | Server:
     from weigh.model.resolve import resolve
     from weigh.quality.text_models import Server
 
-    if name.lower().startswith(("http://", "https://")):
+    if is_url(name):
         return Server(name, asked.served_model, asked.key_env)
     return resolve(name)
