@@ -1,7 +1,7 @@
 """A mixed model of ln(loss): type + family + model + size, fitted by restricted likelihood.
 
     ln loss = mean + recipe + how it was made + family + model x (1 + slope x level of the type) + rest
-              + ln(parameters) x exponent
+              + ln(parameters) x exponent, below 8 B
 
 All but the mean are normal with standard deviations fitted to the rows (weak priors keep those that few rows speak of
 at sensible sizes); the exponent has a prior from other evidence. What comes out is the best linear prediction of each
@@ -184,7 +184,9 @@ def _levels(losses: Sequence[Loss]) -> dict[str, float]:
 
 
 def _ln_size(losses: Sequence[Loss]) -> Floats:
-    return np.log(np.array([loss.parameters_b for loss in losses]) / PIVOT_PARAMETERS_B)
+    """ln of how much smaller than the pivot a model is; larger ones lose no less, as far as was published."""
+    sizes = np.array([loss.parameters_b for loss in losses])
+    return np.minimum(np.log(sizes / PIVOT_PARAMETERS_B), 0.0)
 
 
 def _search(cost: Callable[[Floats], float], start: Floats) -> Floats:

@@ -134,9 +134,13 @@ def test_fewer_bits_lose_more() -> None:
 
 
 def test_small_models_lose_more_by_the_fitted_power_of_size() -> None:
-    one, ten = (quantization_loss(n, "Q4_K_M").value for n in (1_000_000_000, 10_000_000_000))
-    assert one / ten == pytest.approx(10 ** -loss_table()["exponent"])
-    assert one > 1.2 * ten
+    one, four = (quantization_loss(n, "Q4_K_M").value for n in (1_000_000_000, 4_000_000_000))
+    assert one / four == pytest.approx(4 ** -loss_table()["exponent"])
+    assert one > 1.2 * four
+
+
+def test_from_eight_billion_on_size_tells_nothing() -> None:
+    assert quantization_loss(EIGHT_B, "Q4_K_M") == quantization_loss(9 * EIGHT_B, "Q4_K_M")
 
 
 def test_sizes_far_from_those_of_the_fit_are_less_sure() -> None:

@@ -129,10 +129,12 @@ def factor_of(
     """By the model itself where the fit has seen it, else by its family and size."""
     if model in table["models"]:
         return Factor(**table["models"][model])
-    size = math.log(parameters_b / table["base_parameters_B"])
+    smaller = min(0.0, math.log(parameters_b / table["base_parameters_B"]))
     known = table["families"].get(family, {"ln_factor": 0.0, "ln_sd": table["ln_sd_family"]})
-    sd = math.hypot(table["ln_sd_common"], known["ln_sd"], table["ln_sd_model"], table["exponent_sd"] * size)
-    return Factor(known["ln_factor"] + table["exponent"] * size, sd)
+    sd = math.hypot(
+        table["ln_sd_common"], known["ln_sd"], table["ln_sd_model"], table["exponent_sd"] * smaller
+    )
+    return Factor(known["ln_factor"] + table["exponent"] * smaller, sd)
 
 
 def expected(
