@@ -270,23 +270,24 @@ def _regressed(ladder: Sequence[Loss], *features: Feature) -> Iterator[Guess]:
 
 
 def _by_size(measured: Sequence[ladder_loss.Row]) -> Iterator[str]:
-    """The ladder's losses by size and type at the most tokens that all sizes have, and Q4_0 by tokens."""
+    """The ladder's losses by size and type at each length of training, and Q4_0 by tokens."""
     rungs = {row.rung: row.parameters for row in sorted(measured, key=lambda row: row.parameters)}
-    common = set.intersection(*({row.tokens for row in measured if row.rung == rung} for rung in rungs))
     recipes = [
         r for r in (*ladder_loss.ANY_ROWS, *ladder_loss.WIDE_ROWS) if any(row.recipe == r for row in measured)
     ]
     at = {(row.rung, row.tokens, row.recipe): row for row in measured}
-    tokens = max(common)
-    yield f"At {tokens:,} tokens, thousandths of a nat:"
-    yield ""
-    yield f"| | parameters | {' | '.join(recipes)} |"
-    yield f"| --- | ---: |{' ---: |' * len(recipes)}"
-    for rung, parameters in rungs.items():
-        cells = (at.get((rung, tokens, recipe)) for recipe in recipes)
-        yield f"| {rung} | {parameters:,} | {' | '.join(f'{1e3 * c.nats:.2f}' if c else '–' for c in cells)} |"
     lengths = sorted({row.tokens for row in measured})
-    yield ""
+    for tokens in reversed(lengths):
+        yield f"At {tokens:,} tokens, thousandths of a nat:"
+        yield ""
+        yield f"| | parameters | {' | '.join(recipes)} |"
+        yield f"| --- | ---: |{' ---: |' * len(recipes)}"
+        for rung, parameters in rungs.items():
+            cells = [at.get((rung, tokens, recipe)) for recipe in recipes]
+            if any(cells):
+                said = " | ".join(f"{1e3 * c.nats:.2f}" if c else "–" for c in cells)
+                yield f"| {rung} | {parameters:,} | {said} |"
+        yield ""
     yield "Q4_0 by tokens, thousandths of a nat (80 % interval over windows of text):"
     yield ""
     yield f"| | {' | '.join(f'{length:,}' for length in lengths)} |"
