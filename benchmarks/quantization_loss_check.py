@@ -283,9 +283,9 @@ def _by_size(measured: Sequence[ladder_loss.Row]) -> Iterator[str]:
         yield f"| | parameters | {' | '.join(recipes)} |"
         yield f"| --- | ---: |{' ---: |' * len(recipes)}"
         for rung, parameters in rungs.items():
-            cells = [at.get((rung, tokens, recipe)) for recipe in recipes]
-            if any(cells):
-                said = " | ".join(f"{1e3 * c.nats:.2f}" if c else "–" for c in cells)
+            found = [at.get((rung, tokens, recipe)) for recipe in recipes]
+            if any(found):
+                said = " | ".join(f"{1e3 * row.nats:.2f}" if row else "–" for row in found)
                 yield f"| {rung} | {parameters:,} | {said} |"
         yield ""
     yield "Q4_0 by tokens, thousandths of a nat (80 % interval over windows of text):"
