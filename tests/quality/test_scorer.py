@@ -68,6 +68,7 @@ def test_tokens_and_where_they_end(scorer: ChildScorer) -> None:
     assert made.ends_bytes[-1] == len(text.encode())
     assert len(made.tokens) == len(made.ends_bytes)
     assert made.ends_bytes == sorted(made.ends_bytes)
+    assert made.whole
     assert (scorer.vocab, scorer.start, scorer.adds_bos) == (VOCAB, VOCAB - 2, True)
 
 
@@ -140,6 +141,19 @@ def test_a_beginning_that_the_file_does_not_name_is_not_made_up(
         monkeypatch.setattr(gguf, "_tokenizer", lambda vocab, kept=kept: kept)
         with opened(synthetic(tmp_path / "m.gguf", vocab=VOCAB)) as scorer:
             assert (scorer.start, scorer.adds_bos) == (start, False)
+
+
+def test_a_text_that_the_tokens_do_not_spell_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vocabulary without a letter: llama.cpp leaves it out, and nobody has to foretell it."""
+    entries = tuple(
+        one.replace(b"\1\0\0\0\0\0\0\0z", b"\1\0\0\0\0\0\0\0\x7f") for one in gguf._tokenizer(VOCAB)
+    )
+    monkeypatch.setattr(gguf, "_tokenizer", lambda vocab: entries)
+    with opened(synthetic(tmp_path / "m.gguf", vocab=VOCAB)) as scorer:
+        assert scorer.tokenize("a lay dog").whole
+        assert not scorer.tokenize("a lazy dog").whole
 
 
 # --- what goes wrong ---------------------------------------------------------------------------------
@@ -280,12 +294,19 @@ import json, sys
 from scoring_child import TransformersModel
 models = [TransformersModel(folder, {"threads": 1, "exact": True}) for folder in sys.argv[1:]]
 print(json.dumps([[model.special, model.adds_bos] for model in models]))
+print(json.dumps([models[number].tokens("Naïve\\n")[2] for number in (0, 2)]))
 """
+    lower = json.loads((Path(folders[2]) / "tokenizer.json").read_text()) | {
+        "normalizer": {"type": "Lowercase"}
+    }
+    (Path(folders[2]) / "tokenizer.json").write_text(json.dumps(lower))
     child = Path(scorer_module.__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", code, *folders], cwd=child, capture_output=True, text=True, check=True
     )
-    assert json.loads(done.stdout) == [[special, False] for _, special in cases]
+    special, whole = map(json.loads, done.stdout.splitlines())
+    assert special == [[special, False] for _, special in cases]
+    assert whole == [True, False]
 
 
 def test_two_kinds_of_files_are_not_compared(checkpoint: Path, model: Path) -> None:

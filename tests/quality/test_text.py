@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,10 +115,11 @@ def test_without_a_token_to_begin_with_the_first_is_charged_as_one_of_all() -> N
 def test_a_text_without_tokens_needs_no_bits() -> None:
     class DropsBlanks(Bytes):
         def tokenize(self, text: str) -> TokenizedText:
-            return super().tokenize(text.strip())
+            return replace(super().tokenize(text.strip()), whole=False)
 
     made = text_quality([score_text(DropsBlanks(3), Text("t", 0, " \n"))])
     assert (made.bits_per_byte.value, made.tokens, made.text_bytes, made.top_share) == (0, 0, 2, 0)
+    assert made.altered_files == 1
 
 
 def test_letters_of_several_bytes_lie_in_blocks_of_bytes() -> None:

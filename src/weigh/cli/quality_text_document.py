@@ -36,6 +36,7 @@ def _candidate(one: Candidate) -> Document:
         "tokens": made.tokens,
         "text_bytes": made.text_bytes,
         "files": made.files,
+        "altered_files": made.altered_files,
         "interval_of": "files" if made.by_file else "pieces of files",
     }
     each = [

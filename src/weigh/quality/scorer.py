@@ -40,10 +40,12 @@ class TokenizedText:
     Attributes:
         tokens: ids, without a token for its beginning.
         ends_bytes: where in the text's UTF-8 each token ends; None where that cannot be known.
+        whole: whether the tokens spell the text, but for a blank before it; a server's are taken to.
     """
 
     tokens: list[int]
     ends_bytes: list[int] | None
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,7 @@ class ChildScorer(ClosedAfterUse):
     def tokenize(self, text: str) -> TokenizedText:
         """Nothing is added, and words that look like special tokens are plain text; of two models the reference's."""
         made = self._ask("tokens", text=text)
-        return TokenizedText(made["tokens"], made["ends_bytes"])
+        return TokenizedText(made["tokens"], made["ends_bytes"], made["whole"])
 
     def score(self, tokens: Sequence[int], first: int) -> Scores:
         """See `Scorer`.

@@ -43,7 +43,9 @@ class Model(Protocol):
     @property
     def special(self) -> dict[str, int | None]: ...
 
-    def tokens(self, text: str) -> tuple[list[int], list[int]]: ...
+    def tokens(self, text: str) -> tuple[list[int], list[int], bool]:
+        """Ids, where in the text's UTF-8 each ends, and whether they spell the text."""
+        ...
 
     def vocabulary(self) -> Sequence[bytes]: ...
 
@@ -125,18 +127,20 @@ class GgufModel:
         )
         self.vocab, self.adds_bos = self._model.vocab, self._model.adds_bos
         self.context_train = self._model.context_train
-        self._lengths: dict[int, int] = {}
+        self._bytes: dict[int, bytes] = {}
 
     @property
     def special(self) -> dict[str, int | None]:
         found = self._model.special
         return {name: getattr(found, name) for name in found.__slots__}
 
-    def tokens(self, text: str) -> tuple[list[int], list[int]]:
+    def tokens(self, text: str) -> tuple[list[int], list[int], bool]:
         ids = self._model.tokens(text)
-        for token in set(ids) - self._lengths.keys():
-            self._lengths[token] = len(self._model.token_bytes(token))
-        return ids, np.cumsum([self._lengths[token] for token in ids], dtype=np.int64).tolist()
+        for token in set(ids) - self._bytes.keys():
+            self._bytes[token] = self._model.token_bytes(token)
+        each = [self._bytes[token] for token in ids]
+        whole = b"".join(each) in (text.encode(), b" " + text.encode())
+        return ids, np.cumsum(list(map(len, each)), dtype=np.int64).tolist(), whole
 
     def vocabulary(self) -> Sequence[bytes]:
         return list(self._model.vocabulary())
@@ -166,13 +170,16 @@ class TransformersModel:
         self.context_train = getattr(self._model.config, "max_position_embeddings", 0) or 0
         self._piece_tokens = max(1, min(512, PIECE_BYTES // (4 * self.vocab)))
 
-    def tokens(self, text: str) -> tuple[list[int], list[int]]:
+    def tokens(self, text: str) -> tuple[list[int], list[int], bool]:
         made = self._tokenizer(
             text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
         )
         ends = [0, *np.cumsum([len(letter.encode()) for letter in text]).tolist()]
         at = np.array([ends[end] for _, end in made["offset_mapping"]], dtype=np.int64)
-        return list(made["input_ids"]), np.maximum.accumulate(at).tolist() if len(at) else []
+        ids = list(made["input_ids"])
+        said = self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        whole = said.removeprefix(" ") == text.removeprefix(" ")
+        return ids, np.maximum.accumulate(at).tolist() if len(at) else [], whole
 
     def vocabulary(self) -> Sequence[bytes]:
         names = self._tokenizer.convert_ids_to_tokens(range(len(self._tokenizer)))
@@ -233,8 +240,8 @@ class Scoring:
             case "facts":
                 return self._facts()
             case "tokens":
-                ids, ends = self._models[0].tokens(request["text"])
-                return {"tokens": ids, "ends_bytes": ends}
+                ids, ends, whole = self._models[0].tokens(request["text"])
+                return {"tokens": ids, "ends_bytes": ends, "whole": whole}
             case "score":
                 return self._score(*self._window(request))
             case "compare":

@@ -89,6 +89,7 @@ class TextScore:
     Attributes:
         tokens: of the text, all judged but the first of a model that has no token to begin with.
         top_tokens: those that the model held for the likeliest.
+        whole: whether the tokens spell the text; what they leave out costs no bits.
     """
 
     name: str
@@ -96,6 +97,7 @@ class TextScore:
     pieces: tuple[Piece, ...]
     tokens: int
     top_tokens: int
+    whole: bool = True
 
     @property
     def bits(self) -> float:
@@ -228,7 +230,7 @@ def score_text(scorer: Scorer, text: Text, done: Callable[[float], None] | None 
     if not np.isfinite(nats).all():
         raise BadInput(f"the model gives {text.name} no probability at all, so it has no bits per byte")
     pieces = _pieces(text, nats / math.log(2), made.ends_bytes)
-    return TextScore(text.name, text.file, pieces, count, top)
+    return TextScore(text.name, text.file, pieces, count, top, made.whole)
 
 
 def _pieces(text: Text, bits: NDArray[np.float64], ends_bytes: Sequence[int] | None) -> tuple[Piece, ...]:
@@ -260,6 +262,7 @@ class TextQuality:
         bits_per_byte: with the 80 % interval of clusters: files, or pieces of them where files are few.
         perplexity: per token of this model's tokenizer, on the same windows; not to be held against other tokenizers.
         top_share: of the tokens, those that the model held for the likeliest.
+        altered_files: those that the tokenizer does not give back byte by byte: for them `bits_per_byte` is too low.
     """
 
     bits_per_byte: Figure
@@ -269,6 +272,7 @@ class TextQuality:
     text_bytes: int
     files: int
     by_file: bool
+    altered_files: int
 
 
 def text_quality(scores: Sequence[TextScore]) -> TextQuality:
@@ -293,6 +297,7 @@ def text_quality(scores: Sequence[TextScore]) -> TextQuality:
         text_bytes=text_bytes,
         files=len(set(files)),
         by_file=by_file,
+        altered_files=len({score.file for score in scores if not score.whole}),
     )
 
 
