@@ -13,14 +13,13 @@ from weigh.model.gguf import printable
 from weigh.quality.completion import FimTokens, LlamaCompletion
 from weigh.quality.own_code import Budget, OwnCode, Progress, own_code
 from weigh.quality.repository import MOST_FILES, held_out
-from weigh.quality.scorer import ChildScorer, open_scorer
+from weigh.quality.scorer import ChildScorer, held_bytes, open_scorer
 from weigh.quality.text import Text, score_text
 
 if TYPE_CHECKING:
     from weigh.model.spec import ModelSpec
 
 CONTEXT_TOKENS = 1664  # an excerpt or a prompt and a line, should each byte of it be a token
-_HELD_TWICE = 2.2  # of a file's bytes: both processes may repack the weights; a tenth for caches and buffers
 
 
 class CodeModel:
@@ -124,5 +123,5 @@ def names(specs: Sequence[ModelSpec]) -> list[str]:
 
 
 def fit_together(specs: Sequence[ModelSpec], available_bytes: int) -> bool:
-    """Whether all models can be held at once, each by two processes."""
-    return sum(spec.file_bytes or 0 for spec in specs) * _HELD_TWICE < available_bytes
+    """Whether all models can be held at once, GGUF files by two processes each."""
+    return sum(held_bytes(spec) * (2 if spec.format == "gguf" else 1) for spec in specs) < available_bytes

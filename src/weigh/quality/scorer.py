@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _LISTENING = re.compile(r"^listening on 127\.0\.0\.1:(\d+)$")
 _EXACT_BYTES = 4  # a weight in float32
+_HELD = 1.2  # of the weights: repacked ones replace mapped ones, and caches and logits come on top
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +164,15 @@ def _place(spec: ModelSpec) -> Path:
     return folder
 
 
+def held_bytes(spec: ModelSpec) -> float:
+    """What a process takes that holds the model: a GGUF file as it is, a checkpoint in float32."""
+    weights = (spec.file_bytes or 0) if spec.format == "gguf" else spec.parameters * _EXACT_BYTES
+    return weights * _HELD
+
+
 def _fits_exactly(models: Sequence[ModelSpec], memory_bytes: int | None) -> bool:
-    """Whether checkpoints can be held in float32, in which their weights say what they say; a fifth for the work."""
-    needed_bytes = sum(one.parameters for one in models) * _EXACT_BYTES * 1.2
-    return memory_bytes is None or needed_bytes < memory_bytes
+    """Whether checkpoints can be held in float32, in which their weights say what they say."""
+    return memory_bytes is None or sum(map(held_bytes, models)) < memory_bytes
 
 
 def _python(kind: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from weigh.engines.engine import Limits
 from weigh.errors import BadInput, WeighError
 from weigh.quality.divergence import DivergedWindow, Divergence, compared, divergence
-from weigh.quality.scorer import Scorer, Scores, open_scorer
+from weigh.quality.scorer import Scorer, Scores, held_bytes, open_scorer
 from weigh.quality.text import (
     LLAMA_WINDOW_TOKENS,
     WINDOW_TOKENS,
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=Scorer)
 T = TypeVar("T")
-_HELD = 1.2  # of a file's bytes: repacked weights replace mapped ones, and caches and logits come on top
-_FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +115,14 @@ def on_text(
     """
     from weigh.machine.memory import read_memory
 
+    held = sum(held_bytes(one) for one in models if not isinstance(one, Server))
     return run_texts(
         [
             Candidate(name, partial(_opened, model, WINDOW_TOKENS, threads, limits))
             for name, model in zip(names(models), models, strict=True)
         ],
         texts,
-        together=sum(map(_held_bytes, models)) < read_memory().available_bytes,
+        together=held < read_memory().available_bytes,
         stop_early=stop_early,
         most_s=most_s,
         progress=progress,
@@ -267,11 +266,3 @@ def of_file(model: ModelSpec | Server) -> ModelSpec:
             hint="compare the models' own files",
         )
     return model
-
-
-def _held_bytes(model: ModelSpec | Server) -> float:
-    if isinstance(model, Server):
-        return 0
-    if model.format == "gguf":
-        return (model.file_bytes or 0) * _HELD
-    return model.parameters * _FLOAT32_BYTES * _HELD
