@@ -9,7 +9,13 @@ from weigh.shrink import quantize
 from weigh.shrink.source import open_weights
 
 # Of the models kept in the repository: a few MB in all.
-KEPT = {f"ladder-{name}-512ktok": "Q8_0" for name in ("230k", "520k", "1m")}
+KEPT = {
+    "ladder-230k-2048ktok": "Q8_0",
+    "ladder-520k-2048ktok": "Q8_0",
+    "ladder-1m-2048ktok": "Q8_0",
+    "ladder-2m-2048ktok": "Q6_K",
+    "ladder-4m-2048ktok": "Q6_K",
+}
 
 
 def write_gguf(folder: Path, recipe: str, into: Path) -> Path:

@@ -59,7 +59,7 @@ def runs() -> dict[str, Run]:
     """The ladder, by name: every rung, and one rung on noisy text."""
     every = [Run(each.name, each, each.learning_rate) for each in RUNGS]
     noisy = rung(NOISY_RUNG)
-    every.append(Run(f"{NOISY_RUNG}-noisy", noisy, noisy.learning_rate, ends=BRANCH_STEPS[-1:], noise=True))
+    every.append(Run(f"{NOISY_RUNG}-noisy", noisy, noisy.learning_rate, ends=BRANCH_STEPS[-2:], noise=True))
     return {run.name: run for run in every}
 
 
