@@ -33,7 +33,9 @@ _MEASURED = {
     "peak_memory_bytes": "peak memory",
 }
 _MEASURED_NOTE = "median (80 % interval of it) of the first condition measured"
-_NOTHING = "nothing in the ledger yet; `weigh try MODEL`, `weigh bench MODEL` and `weigh quality MODEL` fill it"
+_NOTHING = (
+    "nothing in the ledger yet; `weigh try MODEL`, `weigh bench MODEL` and `weigh quality MODEL` fill it"
+)
 
 
 _NOTE = "estimated → measured, error of the estimate; * outside its 80 % interval"
