@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,15 +20,18 @@ from pathlib import Path
 
 import click
 
-from ladder.corpus import SourceFile, read_corpus
-from ladder.shapes import Rung, rung
-from weigh import units
-from weigh.model.resolve import resolve
-from weigh.quality.text import Text, Texts, sections
-from weigh.shrink.recipe import Recipe, Shape
-from weigh.shrink.taught import ARMS, Contender, Taught, teach_on
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 
-PAGE = Path(__file__).parents[1] / "docs" / "distill.md"
+from ladder.corpus import SourceFile, read_corpus  # noqa: E402
+from ladder.shapes import Rung, rung  # noqa: E402
+from weigh import units  # noqa: E402
+from weigh.model.resolve import resolve  # noqa: E402
+from weigh.quality.text import Text, Texts, sections  # noqa: E402
+from weigh.shrink.recipe import Recipe, Shape  # noqa: E402
+from weigh.shrink.taught import ARMS, Contender, Taught, teach_on  # noqa: E402
+
+PAGE = ROOT / "docs" / "distill.md"
 BEGIN, END = "<!-- table: benchmarks/distill.py -->", "<!-- end of table -->"
 
 
