@@ -110,11 +110,20 @@ def main(context: click.Context, work: Path, logs: Path) -> None:
 
 
 @main.command()
+@click.option(
+    "--held-out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the held-out files into this folder, for `weigh quality --text`.",
+)
 @click.pass_obj
-def corpus(workshop: Workshop) -> None:
+def corpus(workshop: Workshop, held_out: Path | None) -> None:
     """What the text is made of."""
     for file in workshop.corpus.held_out:
         click.echo(f"held out  {file.path}")
+        if held_out is not None:
+            path = held_out / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(file.text, encoding="utf-8")
     click.echo(
         json.dumps({k: v for k, v in workshop.about.items() if not k.startswith("tokenizer")}, indent=2)
     )
