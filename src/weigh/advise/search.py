@@ -344,7 +344,8 @@ def _trades(need: Need, first: Recommendation, meeting: list[Recommendation]) ->
         others = [
             r
             for r in meeting
-            if factor * (r.setup.parameters - first.setup.parameters) > 0
+            if r.quantization != first.quantization  # one recipe comes to other bits in another model
+            and factor * (r.setup.parameters - first.setup.parameters) > 0
             and factor * (_weight_bits(r) - _weight_bits(first)) < 0
         ]
         if others:
