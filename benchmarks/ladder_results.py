@@ -12,13 +12,16 @@ import argparse
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from weigh import units
-from weigh.machine import probe
-
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from ladder.shapes import RUNGS  # noqa: E402
+from weigh import units  # noqa: E402
+
 PAGE = ROOT / "docs" / "ladder.md"
 BEGIN, END = "<!-- times: benchmarks/ladder_results.py -->", "<!-- end of times -->"
 TOKENS = "2048ktok"  # of the models that all sizes have
@@ -36,51 +39,55 @@ def main() -> int:
     if unknown := set(given.only) - set(parts):
         parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
     chosen = {name: parts[name] for name in given.only} if given.only else parts
-    rows = ["| part | took | command |", "| --- | ---: | --- |"]
-    for name, words in chosen.items():
-        began_s = time.monotonic()
+    for name, command in chosen.items():
+        words = command()
         print(f"{name}: {' '.join(words)}", file=sys.stderr, flush=True)
+        began_s = time.monotonic()
         code = subprocess.run([sys.executable, *words], cwd=ROOT, check=False).returncode
-        took = units.seconds(time.monotonic() - began_s)
-        ended = took if code == 0 else f"{took}, exit code {code}"
+        took = units.seconds(time.monotonic() - began_s) + (f", exit code {code}" if code else "")
+        print(f"{name}: {took}", file=sys.stderr, flush=True)
         shown = " ".join(words).replace(str(given.work.resolve()), "ladder/work")
-        rows.append(f"| {name} | {ended} | `python {shown}` |")
-        print(f"{name}: {ended}", file=sys.stderr, flush=True)
-    machine = probe.probe()
-    told = f"{date.today():%d %B %Y}, {machine.cpu.model}, {machine.cpu.threads} cores:"
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    text = "\n".join([BEGIN, "", told, "", *rows, "", END])
-    PAGE.write_text(f"{before}{text}{after}", encoding="utf-8")
+        _keep(name, f"| {name} | {date.today():%Y-%m-%d} | {took} | `python {shown}` |", list(parts))
     return 0
 
 
-def _parts(work: Path, most_steps: str) -> dict[str, list[str]]:
+def _keep(name: str, row: str, order: list[str]) -> None:
+    """Into the page's table; rows of other parts stay."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    table, _, after = rest.partition(END)
+    rows = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("|")}
+    rows[name] = row
+    known = [rows[one] for one in order if one in rows]
+    text = "\n".join(
+        [BEGIN, "", "| part | date | took | command |", "| --- | --- | ---: | --- |", *known, "", END]
+    )
+    PAGE.write_text(f"{before}{text}{after}", encoding="utf-8")
+
+
+def _parts(work: Path, most_steps: str) -> dict[str, Callable[[], list[str]]]:
+    """Their commands, each told when its turn comes: what it works on may be made by those before."""
     ladder = ["-m", "ladder", "--work", str(work)]
-    held_out, models, files = work / "held_out", work / "models", work / "gguf"
-    largest = files / f"ladder-29m-{TOKENS}-F16.gguf"
-    every = [str(files / f"ladder-{name}-{TOKENS}-F16.gguf") for name in SIZES]
-    weigh = ["-m", "weigh"]
+    held_out, models = str(work / "held_out"), work / "models"
+
+    def files() -> list[str]:
+        """Of all sizes that have read as much, smallest first."""
+        paths = (work / "gguf" / f"ladder-{rung.name}-{TOKENS}-F16.gguf" for rung in RUNGS)
+        return [str(path) for path in paths if path.exists()]
+
     return {
-        "training": [*ladder, "train", "--most-steps", most_steps],
-        "export": [*ladder, "export"],
-        "held-out": [*ladder, "corpus", "--held-out", str(held_out)],
-        "scaling": ["benchmarks/scaling.py"],
-        "loss": [
-            "benchmarks/quantization_loss_check.py",
-            "--models",
-            str(models),
-            "--out",
-            "docs/quantization_loss.md",
+        "training": lambda: [*ladder, "train", "--most-steps", most_steps],
+        "export": lambda: [*ladder, "export"],
+        "held-out": lambda: [*ladder, "corpus", "--held-out", held_out],
+        "scaling": lambda: ["benchmarks/scaling.py"],
+        "loss": lambda: [
+            *("benchmarks/quantization_loss_check.py", "--models", str(models)),
+            *("--out", "docs/quantization_loss.md"),
         ],
-        "distill": ["benchmarks/distill.py", str(models / f"ladder-4m-{TOKENS}")],
-        "front": ["benchmarks/quantizer_front.py", str(largest), "--text", str(held_out), "--make-imatrix"],
-        "repo": [*weigh, "quality", *every, "--repo", "."],
+        "distill": lambda: ["benchmarks/distill.py", str(models / f"ladder-4m-{TOKENS}")],
+        "front": lambda: ["benchmarks/quantizer_front.py", files()[-1], "--text", held_out],
+        "repo": lambda: ["-m", "weigh", "quality", *files(), "--repo", "."],
     }
-
-
-SIZES = ("230k", "520k", "1m", "2m", "4m", "11m", "29m")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ from weigh.quality.scaling import LossCurve, Run, fit_loss_curve
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURE = ROOT / "docs" / "scaling.md", ROOT / "docs" / "scaling.svg"
 UNIT = "bits per byte"
+COMMON_TOKENS = (
+    512 * 8 * 512
+)  # the branch of the ladder that a size must have to count: 512 steps of 8 windows
 
 
 def main() -> None:
@@ -32,10 +35,19 @@ def main() -> None:
     )
     parser.add_argument("--logs", type=Path, default=ROOT / "ladder" / "logs")
     given = parser.parse_args()
-    clean, noisy = read(given.logs)
+    every, noisy = read(given.logs)
+    whole = {run.parameters for run in every if run.tokens == COMMON_TOKENS}
+    clean = [run for run in every if run.parameters in whole]
+    unfinished = [run for run in every if run.parameters not in whole]
     curve = fit_loss_curve(clean, UNIT)
     page = "\n".join(
-        [*opening(curve, clean), *table(curve, clean), *sizes_left_out(clean), *data(curve, clean, noisy)]
+        [
+            *opening(curve, clean),
+            *table(curve, clean),
+            *not_counted(curve, unfinished),
+            *sizes_left_out(clean),
+            *data(curve, clean, noisy),
+        ]
     )
     if given.logs == ROOT / "ladder" / "logs":
         PAGE.write_text(page + "\n", encoding="utf-8")
@@ -89,7 +101,9 @@ def table(curve: LossCurve, runs: list[Run]) -> list[str]:
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for run, residual in zip(runs, curve.residuals, strict=True):
-        gain = said(curve.gain_per_doubling(run.parameters, run.tokens)) if run.tokens == most(runs) else ""
+        gain = (
+            said(curve.gain_per_doubling(run.parameters, run.tokens)) if run.tokens == COMMON_TOKENS else ""
+        )
         fitted = curve.loss(run.parameters, run.tokens)
         rows.append(
             f"| {units.count(run.parameters)} | {units.count(run.tokens)} | {run.loss:.3f} | {fitted:.3f} |"
@@ -98,17 +112,29 @@ def table(curve: LossCurve, runs: list[Run]) -> list[str]:
     return [*rows, ""]
 
 
+def not_counted(curve: LossCurve, unfinished: list[Run]) -> list[str]:
+    """Sizes that have not read as much as the others yet."""
+    if not unfinished:
+        return []
+    said = [
+        f"{units.count(run.parameters)} after {units.count(run.tokens)} tokens: {run.loss:.3f}, where the curve has"
+        f" {curve.loss(run.parameters, run.tokens):.3f}"
+        for run in unfinished
+    ]
+    return [f"In training still, and not in the fit: {'; '.join(said)}.", ""]
+
+
 def sizes_left_out(runs: list[Run]) -> list[str]:
     """Each size foretold by the others, the largest being the one that matters."""
     rows = [
         "## Sizes left out",
         "",
-        f"Loss of each size at {units.count(most(runs))} tokens, by a curve fitted to the other sizes alone.",
+        f"Loss of each size at {units.count(COMMON_TOKENS)} tokens, by a curve fitted to the other sizes alone.",
         "",
         "| parameters | measured | foretold | off by |",
         "| ---: | ---: | ---: | ---: |",
     ]
-    for run in (run for run in runs if run.tokens == most(runs)):
+    for run in (run for run in runs if run.tokens == COMMON_TOKENS):
         others = [other for other in runs if other.parameters != run.parameters]
         if len({other.parameters for other in others}) < 4:
             continue
@@ -138,21 +164,11 @@ def data(curve: LossCurve, runs: list[Run], noisy: list[Run]) -> list[str]:
     top = max(run.parameters for run in runs)
     lines += [
         "",
-        f"At {units.count(top)} parameters and {units.count(most(runs))} tokens the curve says:"
-        f" twice the parameters bring {said(curve.gain_per_doubling(top, most(runs)))} bits per byte,"
-        f" twice the text {curve.loss(top, most(runs)) - curve.loss(top, 2 * most(runs)):.3f}.",
+        f"At {units.count(top)} parameters and {units.count(COMMON_TOKENS)} tokens the curve says:"
+        f" twice the parameters bring {said(curve.gain_per_doubling(top, COMMON_TOKENS))} bits per byte,"
+        f" twice the text {curve.loss(top, COMMON_TOKENS) - curve.loss(top, 2 * COMMON_TOKENS):.3f}.",
     ]
     return lines
-
-
-def most(runs: list[Run]) -> int:
-    """Tokens of the longest training that every size has had."""
-    sizes = {run.parameters for run in runs}
-    return max(
-        tokens
-        for tokens in {run.tokens for run in runs}
-        if {run.parameters for run in runs if run.tokens == tokens} == sizes
-    )
 
 
 def said(figure: Figure) -> str:
