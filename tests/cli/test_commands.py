@@ -217,6 +217,7 @@ def test_what_is_wrong_is_said_in_one_line(
             "weigh fit: invalid value for '--context': `many` is not a number",
         ),
         (["fit"], "weigh fit: missing argument 'MODEL'; see `weigh fit --help`"),
+        (["quality", "--card", "x"], "weigh quality: name a MODEL, before any --card or --tasks"),
         (["--nonsense"], "weigh: no such option"),
         (["fit", "x", "--parallel", "0"], "0 is not in the range"),
     ],

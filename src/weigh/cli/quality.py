@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", nargs=-1, metavar="MODEL...")
 @card_options
 @tasks_options
 @text_options
@@ -45,6 +45,8 @@ def quality(
     With --card nothing is measured: all that is known of each model on a page, what it is good and bad for with the
     evidence, and what was measured of it before. MODEL may then be a name of the catalog, too.
     """
+    if not models:  # or --card and --tasks, whose values may be left out, took it for theirs
+        raise click.UsageError("name a MODEL, before any --card or --tasks")
     if sum(way is not None for way in (text, repo, tasks, card)) != 1:
         raise click.UsageError(
             "say what to measure on: --text FILE|FOLDER, --repo FOLDER, or --tasks [NEED,...]; or --card alone"
