@@ -148,6 +148,17 @@ def test_sizes_far_from_those_of_the_fit_are_less_sure() -> None:
     assert factor_of(table, 0.1).ln_sd > factor_of(table, 8.0).ln_sd
 
 
+def test_of_tiny_models_nothing_is_claimed_until_one_of_them_is_measured() -> None:
+    # benchmarks/data/ladder_loss.csv: the 1m rung after 2.1 million tokens
+    q4_0, q8_0 = 0.00437, 0.00013
+    alone = quantization_loss(1_049_728, "Q8_0")
+    assert alone.low < q8_0 < alone.value
+    measured = {"Q4_0": Figure(q4_0, 0.0042, 0.0045, "nats", Basis.MEASURED, "here")}
+    anchored = quantization_loss(1_049_728, "Q8_0", measured=measured)
+    assert abs(math.log(anchored.value / q8_0)) < 1 < abs(math.log(alone.value / q8_0))
+    assert anchored.high / anchored.low < 10 < alone.high / alone.low
+
+
 def test_a_native_format_loses_nothing_but_a_cast_to_it_does() -> None:
     assert quantization_loss(20_914_757_184, "MXFP4_MOE", model_id="openai/gpt-oss-20b").value == 0
     assert quantization_loss(8_190_735_360, "MXFP4_MOE", model_id="Qwen/Qwen3-8B").value > 0.1
