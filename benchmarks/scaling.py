@@ -24,6 +24,8 @@ from weigh.quality.scaling import LossCurve, Run, fit_loss_curve
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURE = ROOT / "docs" / "scaling.md", ROOT / "docs" / "scaling.svg"
 UNIT = "bits per byte"
+# With fewer the deepest model has hardly begun to learn. Drawn after its runs were seen; the page shows them beside.
+LEAST_TOKENS_PER_PARAMETER = 0.04
 COMMON_TOKENS = (
     512 * 8 * 512
 )  # the branch of the ladder that a size must have to count: 512 steps of 8 windows
@@ -37,14 +39,14 @@ def main() -> None:
     given = parser.parse_args()
     every, noisy = read(given.logs)
     whole = {run.parameters for run in every if run.tokens == COMMON_TOKENS}
-    clean = [run for run in every if run.parameters in whole]
-    unfinished = [run for run in every if run.parameters not in whole]
+    clean = [run for run in every if run.parameters in whole and counts(run)]
+    others = [run for run in every if run not in clean]
     curve = fit_loss_curve(clean, UNIT)
     page = "\n".join(
         [
             *opening(curve, clean),
             *table(curve, clean),
-            *not_counted(curve, unfinished),
+            *not_counted(curve, others),
             *sizes_left_out(clean),
             *data(curve, clean, noisy),
         ]
@@ -112,16 +114,24 @@ def table(curve: LossCurve, runs: list[Run]) -> list[str]:
     return [*rows, ""]
 
 
-def not_counted(curve: LossCurve, unfinished: list[Run]) -> list[str]:
-    """Sizes that have not read as much as the others yet."""
-    if not unfinished:
+def counts(run: Run) -> bool:
+    return run.tokens >= LEAST_TOKENS_PER_PARAMETER * run.parameters
+
+
+def not_counted(curve: LossCurve, runs: list[Run]) -> list[str]:
+    """Runs that are not in the fit."""
+    if not runs:
         return []
-    said = [
+    beside = [
         f"{units.count(run.parameters)} after {units.count(run.tokens)} tokens: {run.loss:.3f}, where the curve has"
         f" {curve.loss(run.parameters, run.tokens):.3f}"
-        for run in unfinished
+        for run in runs
     ]
-    return [f"In training still, and not in the fit: {'; '.join(said)}.", ""]
+    return [
+        f"Not in the fit: sizes still in training, and runs with fewer than {LEAST_TOKENS_PER_PARAMETER:g} tokens for"
+        f" a parameter, a bound that was drawn after they were seen. {'; '.join(beside)}.",
+        "",
+    ]
 
 
 def sizes_left_out(runs: list[Run]) -> list[str]:
