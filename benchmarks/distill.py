@@ -5,7 +5,7 @@ with the same weights, pruned from the teacher's (--random: a second pair begins
 of the ladder's corpus in the same order, and are scored on its held-out files, which neither they nor the teacher
 were trained on. The table of docs/distill.md is written anew.
 
-    python benchmarks/distill.py ladder/work/models/ladder-4m
+    python benchmarks/distill.py ladder/work/models/ladder-4m-2048ktok
 """
 
 from __future__ import annotations
