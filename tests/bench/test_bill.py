@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.stand_in import StandIn
-from tests.engines.test_openai_api import CHAT, MODELS, chat_piece, event, listing, used
-from tests.engines.test_openai_api import stream as streamed
+from tests.engines.openai_stand_in import CHAT, MODELS, chat_piece, listing, used
+from tests.engines.stand_in import StandIn, event
+from tests.engines.stand_in import stream as streamed
 from weigh.bench.bill import bill
 from weigh.engines.openai_api import OpenAiModel, Spent
 
