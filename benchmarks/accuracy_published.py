@@ -30,7 +30,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from device_rates_fit import DATA, PREDICTIONS, read_runs
+from device_observed import DATA, read_runs
+from device_rates_fit import PREDICTIONS
 from peers import VENVS
 
 from weigh.machine.device_sheets import GpuSheet, HostSheet, gpu_sheets, host_sheets

@@ -34,7 +34,7 @@ from threading import Thread
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from device_rates_fit import judge_of
+from device_left_out import judge_of
 
 from weigh import target_named
 from weigh.bench.here import ask_layout, here

@@ -1,7 +1,7 @@
 """Fit the effects of `weigh.estimate.serving_speed` to published runs, leaving devices and models out in turn.
 
 Reads `benchmarks/data/serving_runs.csv` (made by serving_rows.py), writes `src/weigh/data/serving_rates.json`.
-Needs numpy. The fit is that of device_rates_fit.py, with priors of its own and one noise. Runs that the KV cache had
+Needs numpy. The fit is that of device_effects.py, with priors of its own and one noise. Runs that the KV cache had
 no room for at once are taken to have gone in turns.
 
     python benchmarks/serving_rates_fit.py
@@ -20,8 +20,9 @@ from statistics import median
 from typing import NamedTuple
 
 import numpy as np
+from device_effects import Design, Variant
 from device_intervals import weighted_quantile
-from device_rates_fit import DATA, Design, Observed, Variant
+from device_observed import DATA, Observed
 
 from weigh.engines.engine import Settings
 from weigh.estimate.device_terms import Peaks, cache_bytes_read
