@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import math
-from dataclasses import replace
 from datetime import UTC, datetime
 from shlex import quote
 from typing import TYPE_CHECKING
 
 from weigh.cli.render import Grid, interval
 from weigh.cli.screens.facts import facts_grid
+from weigh.cli.screens.quality_kept import found_in_words, measured_on, with_interval
 from weigh.cli.screens.quantities import at, in_words
 from weigh.figure import Basis, Figure
 from weigh.model.gguf import printable
-from weigh.store.quality_result import Way
 from weigh.store.run import UNITS
 
 if TYPE_CHECKING:
@@ -161,60 +159,18 @@ def _newest(results: tuple[QualityResult, ...]) -> list[QualityResult]:
 
 def _on(one: QualityResult) -> str:
     broken_off = f" ({one.ended})" if one.ended in ("interrupted", "time up", "failed") else ""
-    return _material(one) + broken_off
-
-
-def _material(one: QualityResult) -> str:
-    match one.way:
-        case Way.TASKS:
-            return f"tasks of {one.material.name}"
-        case Way.REPOSITORY:
-            return f"repository {one.material.name}"
-        case Way.DIVERGENCE:
-            return f"{one.material.name}, against {one.reference.label if one.reference else 'unknown'}"
-    return one.material.name
-
-
-_SHARES = {
-    "same_top": "same likeliest token {}",
-    "next_line_exact": "next line exact {}",
-    "next_line_similarity": "similar {}",
-    "middle_exact": "middle exact {}",
-    "middle_similarity": "similar {}",
-}
-_NUMBERS = {
-    "bits_per_byte": "{} bits per byte",
-    "perplexity": "perplexity {}",
-    "kl_nats": "divergence {} nats",
-}
+    return measured_on(one) + broken_off
 
 
 def _found(one: QualityResult) -> str:
-    """Its figures; of tasks, the share of all that passed, and of each need's where there are several."""
-    told = []
-    for measure in one.measures:
-        if form := _NUMBERS.get(measure.name):
-            value, low, high = _known(measure.figure)
-            told.append(form.format(interval(replace(measure.figure, value=value, low=low, high=high))))
-        elif form := _SHARES.get(measure.name):
-            told.append(form.format(_percent(measure.figure)))
-        elif measure.name == "pass@1" and not measure.of:
-            told.append(f"passes {_percent(measure.figure)} of {measure.count}")
-        elif measure.name == "pass@1" and measure.of in one.material.needs and len(one.material.needs) > 1:
-            told.append(f"{measure.of.replace('_', ' ')} {_percent(measure.figure)} of {measure.count}")
-    return "; ".join(told)
-
-
-def _percent(share: Figure) -> str:
-    value, low, high = (f"{100 * end:.0f}" for end in _known(share))
-    return f"{value} %" if low == high else f"{value} % ({low}–{high})"
-
-
-def _known(figure: Figure) -> tuple[float, float, float]:
-    """Value and ends; an interval of which an end is not known is left out."""
-    if math.isfinite(figure.low) and math.isfinite(figure.high):
-        return figure.value, figure.low, figure.high
-    return figure.value, figure.value, figure.value
+    """Its figures; of tasks of several needs, the share of each that passed too."""
+    needs = one.material.needs if len(one.material.needs) > 1 else ()
+    by_need = [
+        f"{measure.of.replace('_', ' ')} {with_interval(measure.figure)} of {measure.count}"
+        for measure in one.measures
+        if measure.name == "pass@1" and measure.of in needs
+    ]
+    return "; ".join([found_in_words(one), *by_need])
 
 
 def _day(unix_s: float) -> str:
