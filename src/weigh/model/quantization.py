@@ -92,7 +92,10 @@ def _unknown(recipe: str) -> UnknownName | NotSupported:
         )
     from difflib import get_close_matches
 
-    return UnknownName("quantization", recipe, close=get_close_matches(recipe.upper(), ALL_RECIPES, 2))
+    close = get_close_matches(recipe.upper(), ALL_RECIPES, 2)
+    return UnknownName(
+        "quantization", recipe, close=close, hint=None if close else "they are named like Q4_K_M or IQ4_XS"
+    )
 
 
 def _has_rows(shape: tuple[int, ...]) -> bool:
