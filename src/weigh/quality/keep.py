@@ -167,7 +167,7 @@ def of_tasks(run: TaskRun, model: ModelSpec | None, folder: Path | None) -> Qual
     sampling = run.asked.sampling
     return _result(
         Way.TASKS,
-        model or _served(run.model),
+        model or MeasuredModel(run.model),
         material=Material(
             _name(folder) if folder else "weigh",
             hashlib.sha256(whole.encode()).hexdigest()[:32],
@@ -242,12 +242,8 @@ def _measured(model: ModelSpec | Server | MeasuredModel) -> MeasuredModel:
     if isinstance(model, MeasuredModel):
         return model
     if isinstance(model, Server):
-        return _served(model.model or urlsplit(model.url).hostname or "a server")
+        return MeasuredModel(model.model or urlsplit(model.url).hostname or "a server")
     return measured_model(model)
-
-
-def _served(name: str) -> MeasuredModel:
-    return MeasuredModel(name)
 
 
 def _engine(model: ModelSpec | Server | MeasuredModel, server: str) -> tuple[str, str]:

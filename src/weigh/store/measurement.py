@@ -17,6 +17,7 @@ from weigh.errors import NotKept
 from weigh.figure import Basis, Figure
 from weigh.median import median_interval
 from weigh.store.aside import open_or_aside
+from weigh.store.bodies import read_bodies
 from weigh.store.fields import LARGEST, LAST_UNIX_S, Fields, Scalar, printable
 from weigh.store.run import MOST_GPUS, Origin, is_of, run_id
 
@@ -325,24 +326,7 @@ def insert(db: sqlite3.Connection, measurement: Measurement) -> bool:
 
 
 def _read(db: sqlite3.Connection, ids: Sequence[str], *, raw: bool) -> list[Measurement]:
-    found = []
-    columns = "body, raw" if raw else "body, NULL"
-    for id_ in ids:
-        row = db.execute(
-            f"SELECT {columns}, origin, origin_file, imported_unix_s FROM measurement WHERE id = ?", (id_,)
-        ).fetchone()
-        if row is None:  # another weigh has just removed it
-            continue
-        body, events, who, file, imported_unix_s = row
-        origin = Origin(who, file, imported_unix_s) if who else None
-        try:
-            document = json.loads(body)
-            if events is not None:
-                document["raw"] = json.loads(zlib.decompress(events))
-            found.append(Measurement.from_json(document, origin))
-        except (TypeError, ValueError, zlib.error):
-            continue
-    return found
+    return read_bodies(db, "measurement", "raw", ids, whole=raw, read=Measurement.from_json)
 
 
 def _measured(fields: Fields) -> Measured:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from weigh.errors import NotKept
 from weigh.figure import Basis, Figure
 from weigh.store.aside import open_or_aside
+from weigh.store.bodies import read_bodies
 from weigh.store.fields import LARGEST, LAST_UNIX_S, Fields, Scalar, printable
 from weigh.store.run import Origin, is_of, run_id
 
@@ -334,25 +335,7 @@ def insert(db: sqlite3.Connection, one: QualityResult) -> bool:
 
 
 def _read(db: sqlite3.Connection, ids: Sequence[str], *, pieces: bool) -> list[QualityResult]:
-    found = []
-    columns = "body, pieces" if pieces else "body, NULL"
-    for id_ in ids:
-        row = db.execute(
-            f"SELECT {columns}, origin, origin_file, imported_unix_s FROM quality WHERE id = ?", (id_,)
-        ).fetchone()
-        if row is None:  # another weigh has just removed it
-            continue
-        body, packed, who, file, imported_unix_s = row
-        try:
-            document = json.loads(body)
-            if packed is not None:
-                document["pieces"] = json.loads(zlib.decompress(packed))
-            found.append(
-                QualityResult.from_json(document, Origin(who, file, imported_unix_s) if who else None)
-            )
-        except (TypeError, ValueError, zlib.error):
-            continue
-    return found
+    return read_bodies(db, "quality", "pieces", ids, whole=pieces, read=QualityResult.from_json)
 
 
 def _model(fields: Fields) -> MeasuredModel:
